@@ -1,0 +1,108 @@
+"""How to reach RabbitMQ: one connection belongs to one thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import amqp
+from mainstay.resources.amqp.publisher import Publisher
+from mainstay.service import Resource
+
+__all__ = ["RabbitMQ", "connect"]
+
+CONNECT_TIMEOUT_SECONDS = 2.0
+WRITE_TIMEOUT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 15
+
+
+def connect(
+    url: str,
+    *,
+    connect_timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    heartbeat_seconds: int = HEARTBEAT_SECONDS,
+    **options: Any,
+) -> amqp.Connection:
+    """Return an open connection to *url* (`amqp://` or `amqps://`).
+
+    The connection belongs to the thread that uses it. A broker that no longer reads makes a write
+    fail after two seconds instead of blocking for ever.
+
+    Raises:
+        OSError: The server cannot be reached.
+        amqp.AMQPError: It refuses.
+    """
+    parts = urlsplit(url)
+    tls = parts.scheme == "amqps"
+    connection = amqp.Connection(
+        f"{parts.hostname or 'localhost'}:{parts.port or (5671 if tls else 5672)}",
+        userid=unquote(parts.username or "guest"),
+        password=unquote(parts.password or "guest"),
+        virtual_host=unquote(parts.path[1:]) or "/",
+        ssl=tls,
+        connect_timeout=connect_timeout_seconds,
+        # How long the handshake may take; whoever reads later sets a limit of its own.
+        read_timeout=connect_timeout_seconds,
+        write_timeout=WRITE_TIMEOUT_SECONDS,
+        heartbeat=heartbeat_seconds,
+        login_method="PLAIN",
+        **options,
+    )
+    connection.connect()
+    return connection
+
+
+class RabbitMQ(Resource):
+    """The service's RabbitMQ.
+
+    Args:
+        url: The server; `rabbitmq_url` of the settings by default.
+        optional: Without it the service is degraded, not unhealthy.
+    """
+
+    name = "rabbitmq"
+
+    def __init__(self, *, url: str | None = None, optional: bool = False) -> None:
+        self._url = url
+        self.optional = optional
+        self._pid = 0
+        self._publisher: Publisher | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        """The server's address.
+
+        Raises:
+            Misconfigured: Nobody named one.
+        """
+        return self._url or str(self.service.settings.need("rabbitmq_url"))
+
+    @property
+    def is_named(self) -> bool:
+        return bool(self._url or self.service.settings.rabbitmq_url)
+
+    @property
+    def publisher(self) -> Publisher:
+        """Publishes with confirms; threads may share it, and take turns."""
+        with self._lock:
+            if self._pid != os.getpid():  # the parent's connection is the parent's
+                self._pid, self._publisher = os.getpid(), None
+            if self._publisher is None:
+                url = self.url
+                self._publisher = Publisher(lambda: connect(url, confirm_publish=True))
+            return self._publisher
+
+    def ping(self) -> Mapping[str, object] | None:
+        with connect(self.url, connect_timeout_seconds=1.0, heartbeat_seconds=0) as connection:
+            version = connection.server_properties.get("version")
+        return {"server_version": str(version)} if version else None
+
+    def close(self) -> None:
+        with self._lock:
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()

@@ -1,0 +1,211 @@
+"""Dead letters on RabbitMQ: one quorum queue a queue, each message with the headers it died with.
+
+What Mainstay buries carries its reason in ``x-mainstay-…`` headers; what the broker itself
+dead-letters (a delivery limit, a full queue, an expired message) carries `x-death`,
+https://www.rabbitmq.com/docs/dlx#effects.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.parse
+import urllib.request
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import amqp
+from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
+from mainstay.resources.amqp.connection import connect
+from mainstay.resources.amqp.publisher import Publisher
+
+__all__ = ["DETAIL", "DIED_AT", "KIND", "NAME", "QUEUE", "REASON", "AmqpDeadLetters", "headers_of"]
+
+REASON = "x-mainstay-reason"
+DETAIL = "x-mainstay-detail"
+QUEUE = "x-mainstay-queue"
+KIND = "x-mainstay-kind"
+NAME = "x-mainstay-name"
+DIED_AT = "x-mainstay-died-at"
+_OURS = frozenset({REASON, DETAIL, QUEUE, KIND, NAME, DIED_AT})
+
+_MANAGEMENT_TIMEOUT_SECONDS = 2.0
+# What the broker says in x-death, in the words of our own reasons.
+_BROKER_REASONS = {
+    "delivery_limit": "delivery-limit",
+    "expired": "expired",
+    "maxlen": "queue-full",
+    "rejected": "rejected",
+}
+
+
+def headers_of(letter: DeadLetter) -> dict[str, Any]:
+    """Return the headers that a copy in the dead-letter queue carries besides its own."""
+    return {
+        REASON: letter.reason,
+        DETAIL: letter.detail,
+        QUEUE: letter.queue,
+        KIND: letter.kind,
+        NAME: letter.name,
+        DIED_AT: f"{letter.died_at:.6f}",
+    }
+
+
+class AmqpDeadLetters:
+    """The queues `<queue>_dlq` of one virtual host.
+
+    Args:
+        url: The broker.
+        management_url: Its management API, which alone can list queues; without it only *known*
+            queues are looked at.
+        known: Names of queues that exist by the settings.
+    """
+
+    def __init__(
+        self, url: str, *, management_url: str | None = None, known: Iterable[str] = ()
+    ) -> None:
+        self._url = url
+        self._management_url = management_url
+        self._known = tuple(known)
+
+    def queues(self) -> list[str]:
+        names = self._listed()
+        if names is not None:
+            return sorted(names)
+        with connect(self._url) as connection:
+            return sorted(name for name in set(self._known) if _length(connection, name))
+
+    def letters(self, queue: str) -> Iterator[DeadLetter]:
+        # Messages that are looked at stay unacknowledged, so each is seen once; closing the
+        # channel gives all of them back in their places.
+        with connect(self._url) as connection:
+            channel = connection.channel()
+            try:
+                while (message := channel.basic_get(dead_letters_of(queue))) is not None:
+                    yield _letter(message, queue)
+            except amqp.NotFound:
+                return
+
+    def retry(self, queue: str, matching: Callable[[DeadLetter], bool]) -> int:
+        publisher = Publisher(lambda: connect(self._url, confirm_publish=True))
+        try:
+            return self._take(queue, matching, publisher)
+        finally:
+            publisher.close()
+
+    def discard(self, queue: str, matching: Callable[[DeadLetter], bool]) -> int:
+        return self._take(queue, matching, None)
+
+    def _take(
+        self,
+        queue: str,
+        matching: Callable[[DeadLetter], bool],
+        publisher: Publisher | None,
+    ) -> int:
+        count = 0
+        with connect(self._url) as connection:
+            channel = connection.channel()
+            try:
+                while (message := channel.basic_get(dead_letters_of(queue))) is not None:
+                    letter = _letter(message, queue)
+                    if not matching(letter):
+                        continue
+                    if publisher is not None:
+                        _put_back(publisher, letter, message)
+                    channel.basic_ack(message.delivery_tag)
+                    count += 1
+            except amqp.NotFound:
+                return count
+        return count
+
+    def _listed(self) -> list[str] | None:
+        if self._management_url is None:
+            return None
+        parts = urllib.parse.urlsplit(self._url)
+        vhost = urllib.parse.quote(urllib.parse.unquote(parts.path[1:]) or "/", safe="")
+        management = urllib.parse.urlsplit(self._management_url)
+        who = management if management.username else parts  # the broker's user by default
+        user = urllib.parse.unquote(who.username or "guest")
+        password = urllib.parse.unquote(who.password or "guest")
+        address = management._replace(netloc=management.netloc.rpartition("@")[2]).geturl()
+        request = urllib.request.Request(  # noqa: S310 - the scheme was checked with the settings
+            f"{address.rstrip('/')}/api/queues/{vhost}?columns=name,messages",
+            headers={
+                "Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
+            },
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=_MANAGEMENT_TIMEOUT_SECONDS) as response:  # noqa: S310 - likewise
+                rows = json.load(response)
+        except (OSError, ValueError):
+            return None  # the known names still answer
+        return [
+            row["name"].removesuffix(SUFFIX)
+            for row in rows
+            if row["name"].endswith(SUFFIX) and row.get("messages")
+        ]
+
+
+def _length(connection: amqp.Connection, queue: str) -> int:
+    channel = connection.channel()
+    try:
+        declared = channel.queue_declare(dead_letters_of(queue), passive=True)
+    except amqp.NotFound:
+        return 0
+    return int(declared.message_count)
+
+
+def _letter(message: amqp.Message, queue: str) -> DeadLetter:
+    properties = message.properties
+    headers: Mapping[str, Any] = properties.get("application_headers") or {}
+    deaths = headers.get("x-death")
+    death: Mapping[str, Any] = deaths[0] if isinstance(deaths, list) and deaths else {}
+    reason = headers.get(REASON) or _BROKER_REASONS.get(str(death.get("reason")), "rejected")
+    kind: Kind = headers.get(KIND) or ("task" if "task" in headers else "call")
+    body = message.body
+    return DeadLetter(
+        id=str(
+            headers.get("id")
+            or properties.get("message_id")
+            or properties.get("correlation_id")
+            or message.delivery_tag
+        ),
+        kind=kind,
+        queue=str(headers.get(QUEUE) or death.get("queue") or queue),
+        reason=str(reason),
+        name=str(headers.get(NAME) or headers.get("task") or ""),
+        detail=str(headers.get(DETAIL) or ""),
+        died_at=_died_at(headers, death),
+        headers={str(name): str(value) for name, value in headers.items() if name not in _OURS},
+        body=body if isinstance(body, bytes) else str(body).encode(),
+        position=str(message.delivery_tag),
+    )
+
+
+def _died_at(headers: Mapping[str, Any], death: Mapping[str, Any]) -> float:
+    try:
+        return float(headers[DIED_AT])
+    except (KeyError, TypeError, ValueError):
+        pass
+    try:
+        return float(death["time"].timestamp())
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return time.time()
+
+
+def _put_back(publisher: Publisher, letter: DeadLetter, message: amqp.Message) -> None:
+    properties = dict(message.properties)
+    headers = dict(properties.pop("application_headers", None) or {})
+    for name in list(headers):
+        # The broker counts deliveries and deaths anew for a message that is published anew.
+        if name in _OURS or name.startswith(("x-death", "x-first-death", "x-last-death")):
+            del headers[name]
+    headers.pop("x-delivery-count", None)
+    properties.pop("expiration", None)  # the deadline that it missed is over
+    properties.pop("delivery_mode", None)
+    publisher.publish(
+        letter.body,
+        routing_key=letter.queue,
+        properties=properties | {"application_headers": headers},
+    )

@@ -1,0 +1,179 @@
+"""Dead letters can be seen, put back and thrown away, on every broker alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import amqp
+import pytest
+
+from mainstay.deadletters import DeadLetter, DeadLetters, by_cause, dead_letters_of
+from mainstay.resources.amqp import AmqpDeadLetters, Publisher, connect
+from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.resources.redis import RedisDeadLetters
+from mainstay.resources.redis.client import connect as connect_redis
+from mainstay.testing.servers import RabbitMQ
+from mainstay.testing.wait import eventually
+
+
+class Broker(Protocol):
+    store: DeadLetters
+
+    def bury(self, letter: DeadLetter) -> None: ...
+    def bodies(self, queue: str) -> list[bytes]: ...
+
+
+class OnRedis:
+    def __init__(self, url: str) -> None:
+        self._client = connect_redis(url)
+        self.store = RedisDeadLetters(self._client, {"task": self._requeue, "call": self._requeue})
+
+    def bury(self, letter: DeadLetter) -> None:
+        fields: Any = letter.to_fields()
+        self._client.xadd(dead_letters_of(letter.queue), fields)
+
+    def bodies(self, queue: str) -> list[bytes]:
+        found: Any = self._client.lrange(queue, 0, -1)
+        return list(found)
+
+    def close(self) -> None:
+        self._client.close()
+
+    @staticmethod
+    def _requeue(pipe: Any, letter: DeadLetter) -> None:
+        pipe.rpush(letter.queue, letter.body)
+
+
+class OnRabbitMQ:
+    def __init__(self, url: str, management_url: str) -> None:
+        self._connection = connect(url)
+        self._channel = self._connection.channel()
+        self._publisher = Publisher(lambda: connect(url, confirm_publish=True))
+        self.store = AmqpDeadLetters(url, management_url=management_url)
+
+    def bury(self, letter: DeadLetter) -> None:
+        for name in (letter.queue, dead_letters_of(letter.queue)):
+            self._channel.queue_declare(
+                name, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"}
+            )
+        headers = {"task": letter.name, "id": letter.id} | headers_of(letter)
+        self._publisher.publish(
+            letter.body,
+            routing_key=dead_letters_of(letter.queue),
+            properties={"message_id": letter.id, "application_headers": headers},
+        )
+
+    def bodies(self, queue: str) -> list[bytes]:
+        found = []
+        channel = self._connection.channel()
+        while (message := channel.basic_get(queue)) is not None:
+            body = message.body
+            found.append(body if isinstance(body, bytes) else body.encode())
+        channel.close()
+        return found
+
+    def close(self) -> None:
+        self._publisher.close()
+        self._connection.close()
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    made: OnRedis | OnRabbitMQ
+    if request.param == "redis":
+        made = OnRedis(request.getfixturevalue("redis_url"))
+    else:
+        server: RabbitMQ = request.getfixturevalue("rabbitmq")
+        made = OnRabbitMQ(request.getfixturevalue("rabbitmq_url"), server.management_url)
+    yield made
+    made.close()
+
+
+def letter(number: int, *, queue: str = "work", reason: str = "failed:ValueError") -> DeadLetter:
+    return DeadLetter(
+        id=f"id-{number}",
+        kind="task",
+        queue=queue,
+        reason=reason,
+        name="orders.charge",
+        detail="no such card",
+        died_at=1_800_000_000.0 + number,
+        body=b"body %d" % number,
+    )
+
+
+def ids(broker: Broker, queue: str = "work") -> list[str]:
+    return [found.id for found in broker.store.letters(queue)]
+
+
+def buried(broker: Broker, *letters: DeadLetter) -> None:
+    for one in letters:
+        broker.bury(one)
+    queues = {one.queue for one in letters}
+    eventually(lambda: queues <= set(broker.store.queues()), timeout_seconds=15)
+
+
+def test_a_letter_tells_what_died_where_and_why(broker: Broker) -> None:
+    buried(broker, letter(1))
+    (found,) = broker.store.letters("work")
+    assert (found.id, found.kind, found.queue, found.name) == (
+        "id-1",
+        "task",
+        "work",
+        "orders.charge",
+    )
+    assert (found.reason, found.detail) == ("failed:ValueError", "no such card")
+    assert found.died_at == 1_800_000_001.0
+    assert found.body == b"body 1"
+
+
+def test_looking_at_letters_leaves_them_where_they_are(broker: Broker) -> None:
+    buried(broker, *(letter(number) for number in range(30)))
+    assert ids(broker) == [f"id-{number}" for number in range(30)]
+    eventually(lambda: len(ids(broker)) == 30)
+
+
+def test_letters_are_grouped_by_what_they_died_of(broker: Broker) -> None:
+    buried(broker, letter(1), letter(2), letter(3, reason="expired"))
+    causes = by_cause(broker.store.letters("work"))
+    assert [(cause.reason, cause.count) for cause in causes] == [
+        ("failed:ValueError", 2),
+        ("expired", 1),
+    ]
+
+
+def test_a_retried_letter_is_back_in_its_queue_and_gone_from_here(broker: Broker) -> None:
+    buried(broker, letter(1), letter(2), letter(3))
+    assert broker.store.retry("work", lambda found: found.id == "id-2") == 1
+    assert broker.bodies("work") == [b"body 2"]
+    eventually(lambda: ids(broker) == ["id-1", "id-3"])
+
+
+def test_a_discarded_letter_is_gone(broker: Broker) -> None:
+    buried(broker, letter(1), letter(2))
+    assert broker.store.discard("work", lambda found: found.id == "id-1") == 1
+    assert broker.bodies("work") == []
+    eventually(lambda: ids(broker) == ["id-2"])
+
+
+def test_a_queue_without_dead_letters_has_none(broker: Broker) -> None:
+    assert list(broker.store.letters("unknown")) == []
+    assert broker.store.retry("unknown", lambda _: True) == 0
+
+
+def test_the_brokers_own_dead_letters_are_understood(rabbitmq_url: str) -> None:
+    with connect(rabbitmq_url) as connection:
+        channel = connection.channel()
+        channel.queue_declare("work_dlq", durable=True, auto_delete=False)
+        channel.queue_declare(
+            "work",
+            durable=True,
+            auto_delete=False,
+            arguments={"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "work_dlq"},
+        )
+        channel.basic_publish(amqp.Message(b"{}", expiration="0", message_id="m"), "", "work")
+        store = AmqpDeadLetters(rabbitmq_url, known=["work", "other"])
+        eventually(lambda: store.queues() == ["work"])
+    (found,) = store.letters("work")
+    assert (found.id, found.queue, found.reason) == ("m", "work", "expired")

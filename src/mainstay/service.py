@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic
+
+from typing_extensions import TypeVar
 
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Resource", "Service"]
 
 R = TypeVar("R", bound="Resource")
+S = TypeVar("S", bound=Settings, default=Settings, covariant=True)
+T = TypeVar("T", bound=Settings)
 
 
 class Resource(ABC):
@@ -69,7 +73,7 @@ class Resource(ABC):
         self.close()
 
 
-class Service:
+class Service(Generic[S]):
     """One service, in one process.
 
     Args:
@@ -78,7 +82,7 @@ class Service:
         resources: What the service holds open.
     """
 
-    def __init__(self, settings: Settings | type[Settings], *resources: Resource) -> None:
+    def __init__(self, settings: S | type[S], *resources: Resource) -> None:
         self._settings = settings
         self.resources: dict[str, Resource] = {}
         self.lifecycle = Lifecycle()
@@ -87,9 +91,9 @@ class Service:
             self.hold(resource)
 
     @classmethod
-    def of(cls, service: Service | Settings | type[Settings]) -> Service:
+    def of(cls, service: Service[T] | T | type[T]) -> Service[T]:
         """Return *service* itself, or a new one around bare settings."""
-        return service if isinstance(service, Service) else cls(service)
+        return service if isinstance(service, Service) else Service(service)
 
     def hold(self, resource: R) -> R:
         """Hold *resource* open from its first use until the process stops."""
@@ -123,13 +127,14 @@ class Service:
         return None
 
     @cached_property
-    def settings(self) -> Settings:
+    def settings(self) -> S:
         """The settings; loaded on first use.
 
         Raises:
             Misconfigured: They cannot be: the message names each bad setting.
         """
-        return self._settings if isinstance(self._settings, Settings) else self._settings.load()
+        settings = self._settings
+        return settings if isinstance(settings, Settings) else settings.load()
 
     @property
     def name(self) -> str:
@@ -184,16 +189,21 @@ class Service:
     def forked(self) -> None:
         """Begin anew in a child process: threads and connections of the parent are not ours.
 
-        What is held open minds its process by itself; telemetry, whose threads a fork loses, is
-        made again on its next use.
+        What is held open minds its process by itself, and so do logs, metrics and traces: they
+        start their threads on first use.
         """
-        for made_by_parent in ("traces", "health"):
-            self.__dict__.pop(made_by_parent, None)
+        if "health" in self.__dict__:
+            self.health.forked()
 
     def _close(self) -> None:
         if "health" in self.__dict__:
             self.health.close()
         for resource in self.resources.values():
             resource.close()
+        # What tells of the others goes last, and still tells of their end.
         if "traces" in self.__dict__:
             self.traces.close()
+        if "metrics" in self.__dict__:
+            self.metrics.close()
+        if "logs" in self.__dict__:
+            self.logs.close()

@@ -1,0 +1,296 @@
+"""What a setting says of itself: where it is read, what it accepts, whether it is a secret.
+
+All of it is declared beside the field, as its annotation's metadata, and read from there by the
+loader, by messages, by ``mainstay config`` and by the example files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
+from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic.fields import FieldInfo
+
+from mainstay.config import urls
+
+__all__ = [
+    "PREFIX",
+    "Accepts",
+    "Group",
+    "Read",
+    "accepts",
+    "default_text",
+    "groups",
+    "has_literal_default",
+    "inherit",
+    "is_flag",
+    "is_secret",
+    "is_sequence",
+    "is_structure",
+    "masked",
+    "names",
+    "shown",
+]
+
+PREFIX = "<PREFIX>"
+_SECRET_NAME = re.compile(
+    r"(^|_)(secret|password|passwd|pass|token|credential|dsn)s?(_|$)|(^|_)keys?$"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The parts of a URL, each a variable of its own; a part left out takes the default here.
+
+    Args:
+        scheme: What the URL begins with.
+        host, port, user, password, path: The variables' names.
+        default_port, default_user, default_password: The server's usual ones.
+    """
+
+    scheme: str
+    host: str
+    port: str
+    user: str
+    password: str
+    default_port: int
+    path: str = ""
+    default_user: str = ""
+    default_password: str = ""
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        return tuple(variable for variable, _ in self.defaults)
+
+    @property
+    def defaults(self) -> tuple[tuple[str, str], ...]:
+        """Each variable with what it is when left out; a password is never one of them."""
+        parts = (
+            (self.host, "localhost"),
+            (self.port, str(self.default_port)),
+            (self.user, self.default_user),
+            (self.password, ""),
+            (self.path, self.default_user),
+        )
+        return tuple((variable, value) for variable, value in parts if variable)
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class Read:
+    """Where a setting is read: the variables in their order, ``<PREFIX>`` standing for the prefix.
+
+    Args:
+        names: The variables; the first that is found wins.
+        groups: The variables' groups that may name a server by its parts.
+        default: What a default that is computed comes to, in words.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[Group, ...]
+    default: str
+
+    def __init__(self, *names: str, groups: tuple[Group, ...] = (), default: str = "") -> None:
+        object.__setattr__(self, "names", names)
+        object.__setattr__(self, "groups", groups)
+        object.__setattr__(self, "default", default)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepts:
+    """What a setting accepts, in words, where its type does not say it."""
+
+    text: str
+
+
+def names(name: str, field: FieldInfo, prefix: str) -> tuple[str, ...]:
+    """Return the environment variables of one setting, in the order in which they are read."""
+    read = _read(field)
+    if read is None or not read.names:
+        return (f"{prefix}{name.upper()}",)
+    # With the prefix SERVICE_, two of the names of `service_name` are one.
+    return tuple(dict.fromkeys(variable.replace(PREFIX, prefix) for variable in read.names))
+
+
+def groups(field: FieldInfo) -> tuple[Group, ...]:
+    """Return the groups of variables that may name the setting's server by its parts."""
+    read = _read(field)
+    return read.groups if read else ()
+
+
+def accepts(field: FieldInfo) -> str:
+    """Say what a setting accepts."""
+    for found in _metadata(field):
+        if isinstance(found, Accepts):
+            return found.text
+    return _of_type(field)
+
+
+def default_text(name: str, field: FieldInfo) -> str:
+    """Say what a setting is when nothing names it; nothing for ``None`` and for a needed one."""
+    read = _read(field)
+    if read is not None and read.default:
+        return read.default
+    if field.is_required() or field.default_factory is not None or field.default is None:
+        return ""
+    return shown(name, field, field.default)
+
+
+def has_literal_default(field: FieldInfo) -> bool:
+    """Is the default a value that one could type, and not words about one that is computed?"""
+    read = _read(field)
+    return not (read and read.default) and field.default_factory is None
+
+
+def is_secret(name: str, field: FieldInfo) -> bool:
+    """Must no part of the value be shown? By its type, or as a text by what its name says."""
+    kinds = list(_types(field))
+    if SecretStr in kinds or SecretBytes in kinds:
+        return True
+    is_text = str in kinds or is_sequence(field) or is_structure(field)
+    return is_text and _SECRET_NAME.search(name) is not None
+
+
+def inherit(field: FieldInfo, base: FieldInfo) -> None:
+    """Give *field* what *base* says of itself and *field* does not.
+
+    A service that only gives a setting another default (``service_name: str = "orders"``) has it
+    read where it was read before.
+    """
+    for marker in (Read, Accepts):
+        found = next((one for one in _metadata(base) if isinstance(one, marker)), None)
+        if found is not None and not any(isinstance(one, marker) for one in _metadata(field)):
+            # What is computed is no longer the default here.
+            field.metadata.append(
+                Read(*found.names, groups=found.groups) if isinstance(found, Read) else found
+            )
+    field.description = field.description or base.description
+
+
+def is_flag(field: FieldInfo) -> bool:
+    """Is the setting a yes or a no?"""
+    return bool in _types(field)
+
+
+def is_sequence(field: FieldInfo) -> bool:
+    """Does the setting hold several values, which one variable gives with commas between?"""
+    return any(
+        (get_origin(kind) or kind) in (list, tuple, set, frozenset) for kind in _types(field)
+    )
+
+
+def is_structure(field: FieldInfo) -> bool:
+    """Does the setting hold a mapping or a model, which a variable gives as JSON?"""
+    return any(
+        (get_origin(kind) or kind) in (dict, Mapping)
+        or (isinstance(kind, type) and issubclass(kind, BaseModel))
+        for kind in _types(field)
+    )
+
+
+def masked(name: str, field: FieldInfo, value: Any) -> Any:
+    """Return a value as JSON may hold it, secrets and passwords masked."""
+    if value is None:
+        return None
+    if is_secret(name, field):
+        return "***"
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, tuple | list | set | frozenset):
+        return [urls.mask(str(one)) for one in value]
+    return urls.mask(str(value))
+
+
+def shown(name: str, field: FieldInfo, value: Any) -> str:
+    """Write a value as one would type it, secrets and passwords masked."""
+    match masked(name, field, value):
+        case None:
+            return ""
+        case bool() as flag:
+            return "true" if flag else "false"
+        case float() as number if number.is_integer():
+            return str(int(number))
+        case list() as several:
+            return ",".join(several)
+        case other:
+            return str(other)
+
+
+def _read(field: FieldInfo) -> Read | None:
+    return next((found for found in _metadata(field) if isinstance(found, Read)), None)
+
+
+def _metadata(field: FieldInfo) -> Iterator[object]:
+    yield from field.metadata
+    yield from _inner_metadata(field.annotation)
+
+
+def _inner_metadata(annotation: Any) -> Iterator[object]:
+    if get_origin(annotation) is Annotated:
+        yield from annotation.__metadata__
+        yield from _inner_metadata(annotation.__origin__)
+    elif get_origin(annotation) in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _inner_metadata(one)
+
+
+def _types(field: FieldInfo) -> Iterator[Any]:
+    """The alternatives of a setting's type, unwrapped, without ``None``."""
+    pending: list[Any] = [field.annotation]
+    while pending:
+        kind = pending.pop(0)
+        if get_origin(kind) is Annotated:
+            pending.append(kind.__origin__)
+        elif get_origin(kind) in (Union, UnionType):
+            pending.extend(get_args(kind))
+        elif kind is not type(None):
+            yield kind
+
+
+def _of_type(field: FieldInfo) -> str:
+    kinds = list(_types(field))
+    limits = _limits(field)
+    if any(get_origin(kind) is Literal for kind in kinds):
+        choices = [str(one) for kind in kinds for one in get_args(kind)]
+        return f"one of {', '.join(choices)}"
+    if bool in kinds:
+        return "1/0, true/false, yes/no or on/off"
+    if int in kinds and float not in kinds:
+        return f"a whole number{limits}"
+    if float in kinds:
+        return f"a number{limits}"
+    if is_sequence(field):
+        return "values separated by commas"
+    if is_structure(field):
+        return "a JSON object"
+    return f"text{limits}"
+
+
+def _limits(field: FieldInfo) -> str:
+    low = high = ""
+    for found in _metadata(field):
+        for one in found.metadata if isinstance(found, FieldInfo) else [found]:
+            match one:
+                case Ge(ge=limit):
+                    low = f"from {limit}"
+                case Gt(gt=limit):
+                    low = f"above {limit}"
+                case Le(le=limit):
+                    high = f"to {limit}" if low.startswith("from") else f"and at most {limit}"
+                case Lt(lt=limit):
+                    high = f"and below {limit}"
+                case MinLen(min_length=limit):
+                    low = f"of at least {limit} characters"
+                case MaxLen(max_length=limit):
+                    high = f"of at most {limit} characters"
+                case _:
+                    pass
+    if low.startswith("from") and not high:
+        high = "up"
+    if high.startswith("and ") and not low:
+        high = high.removeprefix("and ")
+    return "".join(f" {part}" for part in (low, high) if part)

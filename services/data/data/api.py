@@ -1,0 +1,155 @@
+"""The HTTP API of the data service: each route hands over to the rules and the queries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+from uuid import uuid4
+
+from fastapi import APIRouter, Depends, Query, Response
+from sqlalchemy import Select
+
+from data import operations, queries
+from data.models import DataProcessingRecord, TaskLog
+from data.schemas import Log, Metrics, ProcessIn, ProcessOut, Record
+from data.service import calls, service
+from data.worker import celery_app
+from data.worker import process as process_task
+from mainstay.errors import NotFound, RemoteFailure
+from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent, work
+from mainstay.tasks import State
+
+settings = service.settings
+API = f"/{settings.api_primary_path}"
+
+app = create_app(service, title="Data")
+router = APIRouter(prefix=API)
+KeyedWork = Annotated[Work, Depends(idempotent)]
+PlainWork = Annotated[Work, Depends(work)]
+Filter = Annotated[str | None, Query(max_length=255)]
+Shown = TypeVar("Shown", Record, Log)
+
+
+@app.get("/", tags=["service"])
+async def root() -> dict[str, Any]:
+    """Tell what this is, and where its parts are."""
+    return {
+        "name": service.name,
+        "version": settings.version,
+        "links": {"docs": f"{API}/docs", "health": "/health", "metrics": "/metrics"},
+    }
+
+
+@router.post("/data/process", tags=["data"])
+async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
+    """Process the payload now: a call to the data service's server."""
+    try:
+        outcome = await w.call(settings.data_queue_name, body.model_dump())
+    except RemoteFailure as error:
+        outcome = operations.failure(error.type, error.detail)
+    record = DataProcessingRecord(
+        id=uuid4(),
+        payload=body.payload,
+        description=body.description,
+        task_type="sync",
+        task_status=queries.status_of(outcome),
+        outcome=outcome,
+    )
+    w.session.add(record)
+    response.headers["X-Record-ID"] = str(record.id)
+    response.headers["Location"] = f"{API}/database/records/{record.id}"
+    return ProcessOut(task_id="-", task_status=record.task_status, outcome=outcome)
+
+
+@router.post("/data/process-async", status_code=202, tags=["data"])
+async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
+    """Accept the payload now and process it later: a task."""
+    dialect = w.session.get_bind().dialect.name
+    await w.session.execute(
+        queries.accept(dialect, task_id=w.id, payload=body.payload, description=body.description)
+    )
+    # The record first: a worker may be quicker than this request.
+    await w.commit()
+    task_id = await w.send(process_task, body.payload, body.description)
+    response.headers["Location"] = f"{API}/data/process-async/{task_id}"
+    return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
+
+
+@router.get("/data/process-async/{task_id}", tags=["data"])
+async def task_status(task_id: str) -> ProcessOut:
+    """Tell how a task goes."""
+    status = await celery_app.astatus(task_id)
+    if status is None:
+        raise NotFound(f"no task was ever given the id {task_id!r}")
+    if status.state is State.SUCCESS:
+        outcome = status.result
+    elif status.state.is_final:
+        error = status.error or {"type": status.state.value, "detail": ""}
+        outcome = operations.failure(error["type"], error["detail"])
+    else:
+        return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
+    return ProcessOut(task_id=task_id, task_status=queries.status_of(outcome), outcome=outcome)
+
+
+@router.get("/database/records", tags=["database"])
+async def records(page: Annotated[Page, Depends()], w: PlainWork) -> Rows[Record]:
+    """List the records, newest first."""
+    return await _rows(w, page, queries.records(), DataProcessingRecord, Record.model_validate)
+
+
+@router.get("/database/records/{task_id}", tags=["database"])
+async def record(task_id: str, w: PlainWork) -> Record:
+    """Show one record, by its own id or by its task's."""
+    found = await w.session.scalar(queries.record(task_id))
+    if found is None:
+        raise NotFound(f"there is no record {task_id!r}")
+    return Record.model_validate(found)
+
+
+@router.delete("/database/records/{task_id}", status_code=204, tags=["database"])
+async def delete_record(task_id: str, w: PlainWork) -> None:
+    """Delete one record, by its own id or by its task's."""
+    if await w.session.scalar(queries.delete_record(task_id)) is None:
+        raise NotFound(f"there is no record {task_id!r}")
+
+
+@router.get("/database/logs", tags=["database"])
+async def logs(
+    page: Annotated[Page, Depends()],
+    w: PlainWork,
+    task_id: Filter = None,
+    correlation_id: Filter = None,
+) -> Rows[Log]:
+    """List the starts and ends of calls and tasks, newest first."""
+    return await _rows(w, page, queries.logs(task_id, correlation_id), TaskLog, Log.model_validate)
+
+
+@router.get("/metrics", tags=["service"])
+async def metrics() -> Metrics:
+    """Tell how full the queue of calls is, and how the calls of the last minutes went."""
+    depth = await calls.adepth(settings.data_queue_name)
+    return Metrics.model_validate(
+        {
+            "data_queue": depth["queue"] or {},
+            "data_queue_dlq": depth["dead_letters"] or {},
+            "rpc": await calls.statistics.asnapshot(),
+        }
+    )
+
+
+async def _rows(
+    w: Work,
+    page: Page,
+    statement: Select[queries.Row],
+    model: type[queries.Row],
+    show: Callable[[queries.Row], Shown],
+) -> Rows[Shown]:
+    wanted = queries.newest(
+        statement, model, limit=page.limit, offset=page.offset, position=page.position
+    )
+    rows = (await w.session.scalars(wanted)).all()
+    total = await w.session.scalar(queries.total(statement)) if page.count else None
+    return page.rows(rows, lambda row: (row.created_at, row.id), show=show, total=total)
+
+
+app.include_router(router)

@@ -1,0 +1,28 @@
+"""The worker: processes payloads that may take their time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from data import operations, queries
+from data.service import service
+from data.tasklog import log
+from mainstay.tasks.celery import Task, create_celery_app
+
+celery_app = create_celery_app(service)
+
+
+@celery_app.task(name="data.process", bind=True, once=True)
+def process(
+    self: Task, payload: Any, description: str | None, *, session: Session
+) -> dict[str, Any]:
+    """Process *payload*; its record and its log change with the effect, or not at all."""
+    log(
+        session, self.request.id, celery_app.conf.task_default_queue, "task", description, "started"
+    )
+    outcome = operations.process(payload, description)
+    session.execute(queries.finish(self.request.id, outcome))
+    log(session, self.request.id, celery_app.conf.task_default_queue, "task", description, "done")
+    return outcome

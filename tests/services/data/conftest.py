@@ -1,0 +1,89 @@
+"""The same service twice: on the servers that Mainstay brings, and on RabbitMQ, Redis, PostgreSQL."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mainstay.auth import Tokens
+from mainstay.config import Settings
+from mainstay.processes.ports import free_port
+from mainstay.testing.otlp import OtlpReceiver
+from mainstay.testing.servers import PostgreSQL, RabbitMQ, Redis
+from tests.services.data.platform import Platform, environment, write_manifest
+
+
+@pytest.fixture(scope="session")
+def telemetry() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="session")
+def embedded_platform(
+    tmp_path_factory: pytest.TempPathFactory, telemetry: OtlpReceiver
+) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("embedded")
+    ports = [free_port() for _ in range(3)]
+    write_manifest(folder, ports)
+    env = environment(OTEL_EXPORTER_OTLP_ENDPOINT=telemetry.endpoint, OTEL_BSP_SCHEDULE_DELAY="200")
+    platform = Platform(folder, ["dev", "--no-reload"], env, ports)
+    yield platform.start()
+    assert platform.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def real_platform(
+    tmp_path_factory: pytest.TempPathFactory,
+    telemetry: OtlpReceiver,
+    rabbitmq: RabbitMQ,
+    redis_server: Redis,
+    postgres: PostgreSQL,
+) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("real")
+    ports = [free_port() for _ in range(3)]
+    write_manifest(folder, ports)
+    secret = secrets.token_hex(32)
+    rabbitmq.create_vhost("platform")
+    env = environment(
+        OTEL_EXPORTER_OTLP_ENDPOINT=telemetry.endpoint,
+        OTEL_BSP_SCHEDULE_DELAY="200",
+        DATABASE_URL=postgres.create_database("platform"),
+        REDIS_URL=redis_server.url,
+        RABBITMQ_URL=rabbitmq.url_of("platform"),
+        RABBITMQ_MANAGEMENT_URL=rabbitmq.management_url,
+        CELERY_BROKER_URL=rabbitmq.url_of("platform"),
+        CELERY_RESULT_BACKEND=redis_server.url,
+        JWT_SECRET_KEY=secret,
+        APP_HOST="127.0.0.1",
+        APP_RATE_LIMIT="none",
+        APP_DRAIN_DELAY_SECONDS="0",
+    )
+    settings = Settings(env="test", service_name="data", jwt_secret_key=secret)
+    token = Tokens(settings).issue("ann", life_seconds=80_000)
+    platform = Platform(folder, ["run"], env, ports, token=token)
+    migrated = platform.run("db", "upgrade")
+    assert migrated.returncode == 0, migrated.stderr
+    yield platform.start()
+    assert platform.stop() == 0
+
+
+@pytest.fixture(params=["embedded", "real"])
+def platform(request: pytest.FixtureRequest) -> Platform:
+    found: Platform = request.getfixturevalue(f"{request.param}_platform")
+    return found
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=platform.url, headers=platform.headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture
+def services_folder() -> Path:
+    return Path(__file__).parents[3] / "services"

@@ -19,7 +19,9 @@
     │   ├── NotAllowed           the caller is known and may not do this
     │   ├── NotFound             there is no such thing
     │   ├── Conflict             it contradicts what is there
-    │   │   └── UnderWay         the same request is being worked on
+    │   │   ├── UnderWay         the same request is being worked on
+    │   │   ├── AlreadyDone      the same work was done before: drop this delivery
+    │   │   └── Fenced           another worker has taken the work over: roll back
     │   └── PreconditionFailed   the thing has changed since the caller read it
     ├── Bury                     the work can never succeed: dead-letter it
     │   └── RemoteFailure        the other side did the work and it failed
@@ -31,15 +33,17 @@ A way in translates a family into its own terms: a status code, an acknowledgeme
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 __all__ = [
+    "AlreadyDone",
     "Bury",
     "Conflict",
     "DeadlineExceeded",
     "Disconnected",
+    "Fenced",
     "FieldError",
     "Invalid",
     "LimitExceeded",
@@ -76,6 +80,19 @@ class MainstayError(Exception):
     @property
     def detail(self) -> str:
         return str(self)
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        # Worker pools hand errors from process to process as pickles, which by default call the
+        # class with the message alone.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(
+    kind: type[MainstayError], args: tuple[object, ...], facts: dict[str, object]
+) -> MainstayError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(facts)
+    return error
 
 
 class Retry(MainstayError):
@@ -224,6 +241,18 @@ class UnderWay(Conflict):
     def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
+
+
+class AlreadyDone(Conflict):
+    """The same work was done before, and its effect is there: this delivery is to be dropped."""
+
+    title = "Already done"
+
+
+class Fenced(Conflict):
+    """Another worker has taken the work over: what this one did is to be rolled back."""
+
+    title = "Taken over"
 
 
 class PreconditionFailed(Refuse):

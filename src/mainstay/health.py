@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+from mainstay import forks
 from mainstay.lifecycle import Lifecycle
 
 __all__ = ["Check", "Health", "Report", "Status"]
+
+T = TypeVar("T")
 
 Status = Literal["healthy", "degraded", "unhealthy"]
 
@@ -102,9 +105,7 @@ class Health:
 
     def ready(self) -> Report:
         """May traffic come? Not before the start, not while draining, not without what it needs."""
-        phase = self._lifecycle.phase
-        mine: dict[str, object] = {"status": "healthy" if self._lifecycle.is_ready else "unhealthy"}
-        return self._report(self._checks | self._readiness, {"process": mine | {"phase": phase}})
+        return self._report(self._checks | self._readiness, self._process())
 
     def alive(self) -> Report:
         """Is the process making progress? Never asks other servers."""
@@ -120,11 +121,15 @@ class Health:
 
     async def ahealth(self) -> Report:
         """As :meth:`health`, without stopping the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads(), self.health)
+        return await self._areport(self._checks)
 
     async def aready(self) -> Report:
         """As :meth:`ready`, without stopping the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads(), self.ready)
+        return await self._areport(self._checks | self._readiness, self._process())
+
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do *work* on the threads of the checks, which no request can keep busy."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads(), work)
 
     def close(self) -> None:
         """Let the threads go; a check that hangs is not waited for."""
@@ -133,25 +138,42 @@ class Health:
         if executor is not None:
             executor.shutdown(wait=False, cancel_futures=True)
 
+    def forked(self) -> None:
+        """Begin anew in a child process, which has none of its parent's threads."""
+        self._lock = threading.Lock()
+        self._executor = None
+        self._running = {}
+        self._cached = {}
+
+    def _process(self) -> dict[str, dict[str, object]]:
+        status = "healthy" if self._lifecycle.is_ready else "unhealthy"
+        return {"process": {"status": status, "phase": self._lifecycle.phase}}
+
     def _report(
         self,
         checks: Mapping[str, Check],
         known: Mapping[str, Mapping[str, object]] | None = None,
     ) -> Report:
-        results: dict[str, Mapping[str, object]] = dict(known or {})
-        results.update(self._ask(checks))
-        status: Status = "healthy"
-        for name, result in results.items():
-            if result["status"] == "healthy":
-                continue
-            optional = name in checks and checks[name].optional
-            if not optional:
-                status = "unhealthy"
-                break
-            status = "degraded"
-        return Report(status, self._service, self._version, results)
+        results, waiting = self._begin(checks)
+        if waiting:
+            wait(waiting.values(), timeout=CHECK_TIMEOUT_SECONDS)
+        return self._sum_up(checks, known or {}, results, waiting)
 
-    def _ask(self, checks: Mapping[str, Check]) -> dict[str, dict[str, object]]:
+    async def _areport(
+        self,
+        checks: Mapping[str, Check],
+        known: Mapping[str, Mapping[str, object]] | None = None,
+    ) -> Report:
+        results, waiting = self._begin(checks)
+        if waiting:
+            # No thread waits here, so that many who ask leave the threads to the checks.
+            futures = [asyncio.wrap_future(future) for future in waiting.values()]
+            await asyncio.wait(futures, timeout=CHECK_TIMEOUT_SECONDS)
+        return self._sum_up(checks, known or {}, results, waiting)
+
+    def _begin(
+        self, checks: Mapping[str, Check]
+    ) -> tuple[dict[str, dict[str, object]], dict[str, Future[dict[str, object]]]]:
         results: dict[str, dict[str, object]] = {}
         waiting: dict[str, Future[dict[str, object]]] = {}
         now = self._clock()
@@ -161,15 +183,32 @@ class Health:
                 results[name] = cached[1]
             else:
                 waiting[name] = self._start(check)
-        if waiting:
-            wait(waiting.values(), timeout=CHECK_TIMEOUT_SECONDS)
+        return results, waiting
+
+    def _sum_up(
+        self,
+        checks: Mapping[str, Check],
+        known: Mapping[str, Mapping[str, object]],
+        results: dict[str, dict[str, object]],
+        waiting: Mapping[str, Future[dict[str, object]]],
+    ) -> Report:
         for name, future in waiting.items():
             if future.done():
                 results[name] = future.result()
             else:
                 detail = f"no answer within {CHECK_TIMEOUT_SECONDS} s"
                 results[name] = {"status": "unhealthy", "detail": detail}
-        return {name: results[name] for name in checks}
+        shown = {**known, **{name: results[name] for name in checks}}
+        status: Status = "healthy"
+        for name, result in shown.items():
+            if result["status"] == "healthy":
+                continue
+            optional = name in checks and checks[name].optional
+            if not optional:
+                status = "unhealthy"
+                break
+            status = "degraded"
+        return Report(status, self._service, self._version, shown)
 
     def _start(self, check: Check) -> Future[dict[str, object]]:
         # A check that hangs is not started again on top of itself.
@@ -183,7 +222,8 @@ class Health:
     def _run(self, check: Check) -> dict[str, object]:
         started = time.perf_counter()
         try:
-            shown = check.ping()
+            with forks.work():
+                shown = check.ping()
             result: dict[str, object] = {"status": "healthy"}
             result["latency_ms"] = round((time.perf_counter() - started) * 1000, 2)
             result.update(shown or {})
@@ -203,7 +243,8 @@ class Health:
 
     def _threads_locked(self) -> ThreadPoolExecutor:
         if self._executor is None:
-            # Enough for every check and the reports that wait for them; made when first asked.
-            size = 2 * (len(self._checks) + len(self._readiness)) + 4
+            # Enough for every check at once, and a little for what else may wait; made when first
+            # asked.
+            size = len(self._checks) + len(self._readiness) + 4
             self._executor = ThreadPoolExecutor(size, thread_name_prefix="health")
         return self._executor

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -67,7 +67,7 @@ class Lifecycle:
         self._drain_callbacks: list[Callable[[], object]] = []
         self._stop_callbacks: list[Callable[[], object]] = []
         self._pulses: dict[str, Pulse] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal may come while this very thread holds it
         self._last_heartbeat = 0.0
 
     @property
@@ -76,8 +76,12 @@ class Lifecycle:
         return self.phase is Phase.RUNNING
 
     def on_drain(self, callback: Callable[[], object]) -> None:
-        """Call *callback* once when no new work is to be taken."""
-        self._drain_callbacks.append(callback)
+        """Call *callback* once when no new work is to be taken; at once when that is so by now."""
+        with self._lock:
+            if not self.draining.is_set():
+                self._drain_callbacks.append(callback)
+                return
+        callback()
 
     def on_stop(self, callback: Callable[[], object]) -> None:
         """Call *callback* once when the last work is done; last registered, first called."""
@@ -89,30 +93,36 @@ class Lifecycle:
             self.phase = Phase.RUNNING
 
     def drain(self) -> None:
-        """Enter ``draining``: not ready any more, no new work. Doing it twice changes nothing."""
-        with self._lock:
-            if self.draining.is_set():
-                return
-            self.phase = Phase.DRAINING
-            self.draining.set()
-        for callback in self._drain_callbacks:
-            callback()
+        """Enter ``draining``: not ready any more, no new work. Doing it twice changes nothing.
+
+        Raises:
+            ExceptionGroup: Callbacks that failed; all have been called.
+        """
+        if errors := self._drain():
+            raise ExceptionGroup("not everything could be told to drain", errors)
 
     def stop(self) -> None:
-        """Enter ``stopped`` and let go of everything. Doing it twice changes nothing."""
-        self.drain()
+        """Enter ``stopped`` and let go of everything. Doing it twice changes nothing.
+
+        Raises:
+            ExceptionGroup: Callbacks that failed; all have been called.
+        """
+        errors = self._drain()
         with self._lock:
-            if self.phase is Phase.STOPPED:
-                return
+            callbacks, self._stop_callbacks = self._stop_callbacks, []
             self.phase = Phase.STOPPED
-        errors: list[Exception] = []
-        for callback in reversed(self._stop_callbacks):
-            try:
-                callback()
-            except Exception as error:  # noqa: BLE001 - the others must still let go of theirs
-                errors.append(error)
+        errors += _call(reversed(callbacks))
         if errors:
             raise ExceptionGroup("not everything could be closed", errors)
+
+    def _drain(self) -> list[Exception]:
+        with self._lock:
+            # Taken, not only read: a signal may ask for the same while this is under way.
+            callbacks, self._drain_callbacks = self._drain_callbacks, []
+            if not self.draining.is_set():
+                self.phase = Phase.DRAINING
+                self.draining.set()
+        return _call(callbacks)
 
     def pulse(self, name: str, *, limit_seconds: float) -> Pulse:
         """Return the pulse called *name*, beginning it now when it is new."""
@@ -150,3 +160,13 @@ class Lifecycle:
         self._last_heartbeat = now
         with suppress(OSError):  # a full disk must not end a healthy process
             Path(name).touch()
+
+
+def _call(callbacks: Iterable[Callable[[], object]]) -> list[Exception]:
+    errors: list[Exception] = []
+    for callback in callbacks:
+        try:
+            callback()
+        except Exception as error:  # noqa: BLE001 - the others must still hear of it
+            errors.append(error)
+    return errors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Generic
 
@@ -12,7 +13,7 @@ from typing_extensions import TypeVar
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.health import Check, Health
-from mainstay.lifecycle import Lifecycle
+from mainstay.lifecycle import Lifecycle, Phase
 from mainstay.logs import Logs
 from mainstay.metrics import Metrics
 from mainstay.traces import Traces
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Resource", "Service"]
 
 R = TypeVar("R", bound="Resource")
-S = TypeVar("S", bound=Settings, default=Settings, covariant=True)
+S_co = TypeVar("S_co", bound=Settings, default=Settings, covariant=True)
 T = TypeVar("T", bound=Settings)
 
 
@@ -73,7 +74,7 @@ class Resource(ABC):
         self.close()
 
 
-class Service(Generic[S]):
+class Service(Generic[S_co]):
     """One service, in one process.
 
     Args:
@@ -82,7 +83,7 @@ class Service(Generic[S]):
         resources: What the service holds open.
     """
 
-    def __init__(self, settings: S | type[S], *resources: Resource) -> None:
+    def __init__(self, settings: S_co | type[S_co], *resources: Resource) -> None:
         self._settings = settings
         self.resources: dict[str, Resource] = {}
         self.lifecycle = Lifecycle()
@@ -103,6 +104,8 @@ class Service(Generic[S]):
             )
         resource.bind(self)
         self.resources[resource.name] = resource
+        if "health" in self.__dict__:
+            _watch(resource, self.health)
         return resource
 
     def resource(self, kind: type[R]) -> R:
@@ -127,7 +130,7 @@ class Service(Generic[S]):
         return None
 
     @cached_property
-    def settings(self) -> S:
+    def settings(self) -> S_co:
         """The settings; loaded on first use.
 
         Raises:
@@ -162,10 +165,7 @@ class Service(Generic[S]):
     def health(self) -> Health:
         health = Health(self.name, self.settings.version, self.lifecycle)
         for resource in self.resources.values():
-            if resource.is_named:
-                health.add(Check(resource.name, resource.ping, resource.optional))
-                for check in resource.readiness():
-                    health.add_readiness(check)
+            _watch(resource, health)
         return health
 
     def start(self, process: str) -> None:
@@ -183,7 +183,8 @@ class Service(Generic[S]):
 
     def stop(self) -> None:
         """Close everything; called by the way in when the last work is done."""
-        self.logs.write("info", "mainstay", "shutting down", event="shutting_down")
+        if self.lifecycle.phase is not Phase.STOPPED:
+            self.logs.write("info", "mainstay", "shutting down", event="shutting_down")
         self.lifecycle.stop()
 
     def forked(self) -> None:
@@ -196,14 +197,20 @@ class Service(Generic[S]):
             self.health.forked()
 
     def _close(self) -> None:
-        if "health" in self.__dict__:
-            self.health.close()
-        for resource in self.resources.values():
-            resource.close()
-        # What tells of the others goes last, and still tells of their end.
-        if "traces" in self.__dict__:
-            self.traces.close()
-        if "metrics" in self.__dict__:
-            self.metrics.close()
-        if "logs" in self.__dict__:
-            self.logs.close()
+        # From the last to the first, each also when another fails: what tells of the others is
+        # closed last.
+        with ExitStack() as closing:
+            for telling in ("logs", "metrics", "traces"):
+                if telling in self.__dict__:
+                    closing.callback(getattr(self, telling).close)
+            for resource in self.resources.values():
+                closing.callback(resource.close)
+            if "health" in self.__dict__:
+                closing.callback(self.health.close)
+
+
+def _watch(resource: Resource, health: Health) -> None:
+    if resource.is_named:
+        health.add(Check(resource.name, resource.ping, resource.optional))
+        for check in resource.readiness():
+            health.add_readiness(check)

@@ -1,0 +1,67 @@
+# The commands of this repository. Each makes .venv by itself and needs nothing but Python.
+#
+#   PYTHON=/path/to/python3   another Python for .venv (3.11 or newer)
+#   MAINSTAY_NO_SYSTEM=1      `make test` installs no system package
+
+.DEFAULT_GOAL := help
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+BIN := .venv/bin
+# The quickest Python that can tell whether .venv is as it should be.
+SETUP_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
+CODE := $(wildcard src tests services tools benchmarks)
+# What is in the repository, or will be with the next commit; nothing where there is no git.
+TRACKED := git ls-files -z --cached --others --exclude-standard 2>/dev/null
+# Arguments for pytest: make test ARGS='-k outbox'
+ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: .environment-run ## Run the whole reference platform on embedded servers; Ctrl-C stops it
+	@exec $(BIN)/mainstay dev
+
+.PHONY: test
+test: .environment-dev ## Run every test, with branch coverage
+	@tools/system_packages.sh
+	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+.PHONY: check
+check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test
+	@$(BIN)/python -m ruff format --check $(CODE)
+	@$(BIN)/python -m ruff check $(CODE)
+	@$(MAKE) types
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/python tools/dead_code.py
+	@$(BIN)/python -m deptry --no-ansi src
+	@$(BIN)/python tools/constraints.py --check
+	@$(BIN)/mainstay config --write-examples --check
+	@$(TRACKED) | xargs -0 $(BIN)/python tools/check_files.py
+
+.PHONY: types
+types: .environment-dev
+	@$(BIN)/python -m mypy $(CODE)
+
+.PHONY: format
+format: .environment-dev ## Mend what can be mended by itself
+	@$(BIN)/python -m ruff check --fix --quiet $(CODE) || true
+	@$(BIN)/python -m ruff format --quiet $(CODE)
+	@$(TRACKED) | xargs -0 $(BIN)/python tools/check_files.py --fix
+
+.PHONY: install-dev
+install-dev: .environment-dev ## Install the development environment and the commit hooks
+	@$(BIN)/python -m pre_commit install >/dev/null
+	@install -m 755 tools/commit_hook.sh "$$(git rev-parse --git-path hooks)/pre-commit"
+
+.PHONY: constraints
+constraints: .environment-dev ## Move constraints.txt to the newest versions that fit pyproject.toml
+	@$(BIN)/python tools/constraints.py
+
+.PHONY: .environment-run .environment-dev
+.environment-run .environment-dev: .environment-%:
+	@$(SETUP_PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 7))' 2>/dev/null || \
+	  { echo "Mainstay needs Python 3.11 or newer (Debian: apt-get install python3 python3-venv)"; exit 1; }
+	@$(SETUP_PYTHON) tools/environment.py $*

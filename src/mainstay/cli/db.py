@@ -1,0 +1,168 @@
+"""``mainstay db``: the schema of each service's database, and what is kept in it for how long."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mainstay.cli.services import ServiceHandle, selected
+from mainstay.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from mainstay.resources.sqlalchemy.migrate import Position
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Look after the services' databases: Mainstay's tables and each service's own.",
+    no_args_is_help=True,
+)
+
+Service = Annotated[
+    str | None,
+    typer.Option(
+        "--service",
+        help="A service of mainstay.toml. Else the one whose folder you are in; else every one "
+        "that has a database.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+
+@app.command()
+def upgrade(service: Service = None) -> None:
+    """Bring databases to the newest schema: Mainstay's tables first, then the service's.
+
+    Any number of replicas may do it at once: one does it, the others wait.
+    """
+    from mainstay.resources.sqlalchemy import migrate
+
+    for each in _with_database(service):
+        migrate.upgrade(_url(each), each.path, say=_teller(each))
+
+
+@app.command()
+def downgrade(
+    revision: Annotated[
+        str, typer.Argument(help="A revision; -1 is one step back, base is before all of them.")
+    ] = "-1",
+    service: Service = None,
+) -> None:
+    """Take one service's own tables back to an older schema. What the step drops is gone."""
+    from mainstay.resources.sqlalchemy import migrate
+
+    each = _one(service, "goes back")
+    if not (each.path / "alembic.ini").is_file():
+        raise Misconfigured(f"{each.path} has no alembic.ini, so it has no migrations")
+    migrate.downgrade(_url(each), each.path, revision, say=_teller(each))
+
+
+@app.command()
+def revision(
+    message: Annotated[str, typer.Option("--message", "-m", help="What it does, in words.")],
+    autogenerate: Annotated[
+        bool,
+        typer.Option(
+            "--autogenerate/--empty",
+            help="Write the difference between models and database, or an empty migration.",
+        ),
+    ] = True,
+    service: Service = None,
+) -> None:
+    """Write a new migration of one service."""
+    from mainstay.resources.sqlalchemy import migrate
+
+    each = _one(service, "gets a migration")
+    migrate.revision(_url(each), each.path, message, autogenerate=autogenerate, say=_teller(each))
+
+
+@app.command()
+def current(service: Service = None, as_json: Json = False) -> None:
+    """Say which revisions the databases have, and which they lack."""
+    from mainstay.resources.sqlalchemy import migrate
+
+    found = [(each, migrate.current(_url(each), each.path)) for each in _with_database(service)]
+    if as_json:
+        _print({each.name: [_document(one) for one in positions] for each, positions in found})
+        return
+    for each, positions in found:
+        for one in positions:
+            state = "newest" if one.is_at_head else f"lacks {', '.join(one.pending)}"
+            at = ", ".join(one.current) or "nothing yet"
+            typer.echo(f"{each.name}: {one.tree} at {at} ({state})")
+
+
+@app.command()
+def check(service: Service = None, as_json: Json = False) -> None:
+    """Compare databases, migrations and models; exit 1 where they differ."""
+    from mainstay.resources.sqlalchemy import migrate
+
+    found = {each.name: migrate.check(_url(each), each.path) for each in _with_database(service)}
+    if as_json:
+        _print(found)
+    else:
+        for name, differences in found.items():
+            for line in differences or ["database, migrations and models agree"]:
+                typer.echo(f"{name}: {line}")
+    if any(found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def purge(service: Service = None, as_json: Json = False) -> None:
+    """Delete from Mainstay's tables what is older than its retention setting.
+
+    Inbox: inbox_retention_seconds. Idempotency keys: idempotency_ttl_seconds. Task status:
+    task_status_retention_seconds. Dead letters: dead_letter_retention_seconds.
+    """
+    from mainstay.resources.sqlalchemy import Database, retention
+
+    deleted = {}
+    for each in _with_database(service):
+        database = Database(url=_url(each))
+        try:
+            deleted[each.name] = retention.purge(database, each.settings)
+        finally:
+            database.close()
+    if as_json:
+        _print(deleted)
+        return
+    for name, counts in deleted.items():
+        rows = ", ".join(f"{count} of {table}" for table, count in counts.items())
+        typer.echo(f"{name}: deleted {rows}")
+
+
+def _with_database(service: str | None) -> list[ServiceHandle]:
+    return selected(service, with_database=True)
+
+
+def _one(service: str | None, verb: str) -> ServiceHandle:
+    found = _with_database(service)
+    if len(found) > 1:
+        names = ", ".join(each.name for each in found)
+        raise Misconfigured(f"say which service {verb}, with --service: {names}")
+    return found[0]
+
+
+def _url(service: ServiceHandle) -> str:
+    return str(service.settings.need("database_url"))
+
+
+def _teller(service: ServiceHandle) -> Callable[[str], None]:
+    return lambda line: typer.echo(f"{service.name}: {line}")
+
+
+def _document(position: Position) -> dict[str, object]:
+    return {
+        "tree": position.tree,
+        "current": list(position.current),
+        "heads": list(position.heads),
+        "pending": list(position.pending),
+    }
+
+
+def _print(document: object) -> None:
+    typer.echo(json.dumps(document, indent=2, ensure_ascii=False))

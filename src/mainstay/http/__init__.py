@@ -1,0 +1,1 @@
+"""Requests over HTTP: both ends of the wire, and a room per framework."""

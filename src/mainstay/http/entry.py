@@ -1,0 +1,548 @@
+"""One request between its wire and its handler: what the stations ask of it, and its answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from mainstay import context as contexts
+from mainstay.context import Context, Principal
+from mainstay.errors import (
+    DeadlineExceeded,
+    MainstayError,
+    Malformed,
+    NotAuthenticated,
+    Overloaded,
+    Refuse,
+    Retry,
+    TooLarge,
+)
+from mainstay.http import addresses, bodies, tokens
+from mainstay.http.deadlines import Timed
+from mainstay.http.headers import Headers
+from mainstay.http.problems import MEDIA_TYPE, Problem, TimedOut, problem_of, status_of
+from mainstay.http.routes import UNMATCHED, template_of
+from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
+from mainstay.pipeline import Entry, Step
+
+if TYPE_CHECKING:
+    from mainstay.http.asgi import Edge
+
+__all__ = ["BODY_LIMIT", "HttpEntry", "SocketEntry", "UnitOfWork"]
+
+BODY_LIMIT = "__mainstay_body_limit__"
+"""The attribute of an endpoint that raises the limit of its body."""
+
+HELD_LIMIT_BYTES = 1_048_576
+
+_NOSNIFF = (b"x-content-type-options", b"nosniff")
+_OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
+_NOTHING_FROM_OUTSIDE = (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'")
+_HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
+_CLOSE = (b"connection", b"close")
+_FORM = "application/x-www-form-urlencoded"
+_BLANKS = bytes.maketrans(b"\r\n\x00", b"   ")
+
+
+class UnitOfWork(Protocol):
+    """What a handler did that counts only once it is committed."""
+
+    @property
+    def holds(self) -> bool:
+        """Must the whole answer be known before any of it leaves?"""
+
+    async def settle(self, status: int, headers: RawHeaders, body: bytes | None) -> None:
+        """Keep or undo what was done; called once, before the answer leaves.
+
+        Args:
+            body: The whole body where :attr:`holds`, else ``None``.
+        """
+
+    async def close(self, error: BaseException | None) -> None:
+        """Let go of everything, whatever happened."""
+
+
+class HttpEntry(Entry[None], Timed):
+    """One HTTP request on its way through the stations."""
+
+    kind = "http"
+    span_kind = "server"
+
+    context: Context | None = None
+    unit: UnitOfWork | None = None
+    """What the handler did that counts only once it is committed."""
+    problem: Problem | None = None
+    failure: BaseException | None = None
+    """Why the answer is an error, for the log."""
+    is_misfit = False
+    """Does the answer say that the request does not fit?"""
+    status = 0
+
+    _route: str | None = None
+    _refusal: BaseException | None = None
+    _has_started = False
+    _held: list[Message] | None = None
+    _body_bytes = 0
+    _body_limit = 0
+    _body: list[bytes] | None = None
+    _is_body_awaited = False
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        self.edge = edge
+        self.scope = scope
+        self.method: str = scope.get("method", "WEBSOCKET")
+        self.asked_method: str = self.method
+        self.seen = Headers(scope["headers"])
+        self._path: str = scope["path"]
+        self._receive = receive
+        self._send = send
+        if self.method == "HEAD":
+            # Answered as GET; the server, and we, leave the body away.
+            self.method = "GET"
+            self.scope = {**scope, "method": "GET"}
+
+    # --- what the stations ask -----------------------------------------------------------
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        self._bound_deadline()
+        return self.seen
+
+    @property
+    def name(self) -> str:
+        if not self.status:  # asked before there is a route
+            return self.asked_method
+        route = self.route
+        return self.asked_method if route == UNMATCHED else f"{self.asked_method} {route}"
+
+    @property
+    def route(self) -> str:
+        """The template of the route that matched; one word for all paths that match none."""
+        route = self._route
+        if route is None:
+            is_own = self._path in self.edge.rules.own
+            route = self._route = self._path if is_own else template_of(self.scope)
+        return route
+
+    @property
+    def app(self) -> ASGIApp:
+        """What answers: the application, or one of the chassis' own answers."""
+        return self.edge.own.get(self._path) or self.edge.app
+
+    @property
+    def correlation_id(self) -> str:
+        return self.context.correlation_id if self.context is not None else ""
+
+    @property
+    def client(self) -> str:
+        """The client's address, through as many proxies as the settings trust."""
+        peer = self.scope.get("client")
+        return addresses.client_address(
+            peer[0] if peer else "", self.seen.get("x-forwarded-for"), self.edge.hops
+        )
+
+    def authenticate(self) -> Step[Principal | None] | None:
+        self.context = contexts.current()
+        edge = self.edge
+        fault = self.seen.fault
+        if fault is not None:
+            raise fault
+        if edge.hops:
+            self._believe_proxies()
+        if b"%00" in self.scope.get("raw_path", b"") or b"%00" in self.scope["query_string"]:
+            raise Malformed("the address holds the character U+0000, which nothing can hold")
+        seen = self.seen
+        if "authorization" in seen or contexts.PRINCIPAL_TOKEN in seen:
+            if self._path in edge.rules.own:
+                return None
+            return Step(aio=self._verify)
+        if self._needs_token:
+            raise _no_token()
+        return None
+
+    def admit(self) -> Step[None] | None:
+        edge = self.edge
+        rules = edge.rules
+        if self._path in rules.quiet or self._is_preflight:
+            return None
+        if edge.in_flight >= rules.in_flight_limit:
+            raise Overloaded("the service works on as many requests as it may: ask again")
+        if rules.rate is None or rules.limits is None:
+            return None
+        return Step(aio=self._count)
+
+    def handle(self) -> Step[None]:
+        return Step(aio=self._run)
+
+    def outcome(self, error: BaseException | None) -> str:
+        if isinstance(error, asyncio.CancelledError):
+            return "cancelled"
+        status = self.status or (status_of(error) if error is not None else 500)
+        self.status = status
+        if status < 400:
+            return "done"
+        if status in (429, 503):
+            return "retry"
+        if status == 504:
+            return "expired"
+        return "refused" if status < 500 else "failed"
+
+    def measure(self, outcome: str, seconds: float) -> None:
+        self.edge.service.metrics.request(self.asked_method, self.route, self.status, seconds)
+
+    def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
+        error = error or self.failure
+        status = self.status
+        level = "info"
+        if self._path in self.edge.rules.quiet:
+            level = "debug"
+        elif status >= 500:
+            level = "warning" if error is None or _is_expected(error) else "error"
+        logs = self.edge.service.logs
+        if error is None or status < 500 or not logs.is_on(level):
+            logs.write(
+                level,
+                "mainstay.http",
+                "request",
+                method=self.asked_method,
+                route=self.route,
+                status=status,
+                duration_ms=round(seconds * 1000, 3),
+            )
+            return
+        logs.write(
+            level,
+            "mainstay.http",
+            str(error) if isinstance(error, MainstayError) else "request failed",
+            error=error,
+            method=self.asked_method,
+            route=self.route,
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+        )
+
+    @property
+    def instance(self) -> str:
+        """The request's own path, as it came; never its query, which may hold a secret."""
+        raw: bytes | None = self.scope.get("raw_path")
+        return raw.decode("latin-1") if raw is not None else self._path
+
+    @property
+    def caller(self) -> str:
+        """Who is asking, as limits count it: the principal, else the address."""
+        context = contexts.current()
+        if context is not None and context.principal is not None:
+            return f"principal:{context.principal.subject}"
+        return f"address:{self.client}"
+
+    @property
+    def _needs_token(self) -> bool:
+        edge = self.edge
+        if not edge.auth_required or edge.rules.is_public(self._path):
+            return False
+        return not self._is_preflight
+
+    @property
+    def _is_preflight(self) -> bool:
+        """Does a browser ask whether it may ask? It never sends a token with that."""
+        return self.method == "OPTIONS" and self.edge.rules.middleware is not None
+
+    def _believe_proxies(self) -> None:
+        scope, hops = self.scope, self.edge.hops
+        scope["client"] = (self.client, 0)
+        scope["scheme"] = addresses.client_scheme(
+            scope.get("scheme", "http"), self.seen.get("x-forwarded-proto"), hops
+        )
+
+    def _bound_deadline(self) -> None:
+        """Let what the handler calls know how long we wait.
+
+        An event stream lives longer than any deadline of ours.
+        """
+        if not self.seen.wants_stream:
+            self.seen.bound_timeout(self.edge.timeout_seconds, self.edge.timeout_text)
+
+    # --- the handler ---------------------------------------------------------------------
+
+    async def _verify(self) -> Principal | None:
+        principal = await tokens.authenticate(
+            self.edge.service.tokens,
+            self.seen.get("authorization"),
+            self.seen.get(contexts.PRINCIPAL_TOKEN),
+        )
+        if principal is None and self._needs_token:
+            raise _no_token()
+        return principal
+
+    async def _count(self) -> None:
+        rules = self.edge.rules
+        if rules.limits is not None and rules.rate is not None:
+            await rules.limits.ahit(rules.rate, self.caller)
+
+    async def _run(self) -> None:
+        edge = self.edge
+        ends_at = self.context.deadline if self.context is not None else None
+        self.begin(time.monotonic() + edge.timeout_seconds if ends_at is None else ends_at)
+        edge.in_flight += 1
+        edge.deadlines.watch(self)
+        failure: BaseException | None = None
+        try:
+            await (edge.wrapped or self.app)(self.scope, self.receive, self.send)
+            if self._refusal is not None:
+                raise self._refusal
+        except asyncio.CancelledError as error:
+            failure = error
+            if not self.is_late or not self.absorb():
+                raise
+            failure = self._lateness()
+            raise failure from None
+        except Exception as error:
+            # What the application made of a body that we refused is not the news.
+            failure = self._refusal or error
+            if failure is not error:
+                raise failure from error
+            raise
+        finally:
+            edge.deadlines.leave(self)
+            edge.in_flight -= 1
+            if self.unit is not None:
+                await self.unit.close(failure)
+
+    def _lateness(self) -> MainstayError:
+        if self._is_body_awaited:
+            return TimedOut("the body did not come in time: send it faster")
+        return DeadlineExceeded(
+            "the service did not answer in time: what it began may be done or not",
+            retry_after_seconds=1.0,
+        )
+
+    async def receive(self) -> Message:
+        if self._refusal is not None:
+            return {"type": "http.disconnect"}
+        if not self._body_limit:
+            self._begin_body()
+        self._is_body_awaited = True
+        message = await self._receive()
+        self._is_body_awaited = False
+        if message["type"] != "http.request":
+            return message
+        chunk = message.get("body", b"")
+        self._body_bytes += len(chunk)
+        try:
+            if self._body_bytes > self._body_limit:
+                raise self._too_large()
+            if self._body is not None:
+                self._body.append(chunk)
+                if not message.get("more_body", False):
+                    self._check_body()
+        except MainstayError as error:
+            raise self._stop(error) from None
+        return message
+
+    def _begin_body(self) -> None:
+        """The first read: the route is known, so its own limit is too."""
+        endpoint = self.scope.get("endpoint")
+        limit: int = getattr(endpoint, BODY_LIMIT, 0) or self.edge.body_limit_bytes
+        self._body_limit = limit
+        announced = self.seen.get("content-length")
+        # Refused before a byte of it is read.
+        if announced is not None and (not announced.isdecimal() or int(announced) > limit):
+            raise self._stop(self._too_large())
+        content_type = self.seen.get("content-type")
+        if content_type is not None and (
+            bodies.is_json(content_type) or content_type.startswith(_FORM)
+        ):
+            self._body = []
+
+    def _check_body(self) -> None:
+        body, self._body = self._body or [], None
+        whole = body[0] if len(body) == 1 else b"".join(body)
+        if whole and self.seen["content-type"].startswith(_FORM):
+            bodies.check_form(whole)
+        elif whole:
+            bodies.check_json(whole)
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._body_limit} bytes: send less")
+
+    def _stop(self, error: MainstayError) -> BaseException:
+        """Make *error* the answer, whatever the application makes of what it gets instead."""
+        self._refusal = error
+        return _Refused(str(error))
+
+    async def send(self, message: Message) -> None:
+        """Pass an answer of the application on, once what it promises is committed."""
+        if self._refusal is not None:
+            return
+        if message["type"] == "http.response.start":
+            self.edge.deadlines.leave(self)  # from now on the client sets the pace
+            if self.unit is not None:
+                if self.unit.holds:
+                    self._held = [message]
+                    return
+                try:
+                    await self.unit.settle(message["status"], message.get("headers", []), None)
+                except Exception as error:  # noqa: BLE001 - nothing has left: a clean answer
+                    self._refusal = error
+                    return
+        elif self._held is not None:
+            await self._hold(message)
+            return
+        await self.pass_on(message)
+
+    async def _hold(self, message: Message) -> None:
+        held = self._held
+        if held is None or self.unit is None:
+            return
+        held.append(message)
+        if message.get("more_body", False):
+            return
+        start, *parts = held
+        body = b"".join(part.get("body", b"") for part in parts)
+        try:
+            if len(body) > HELD_LIMIT_BYTES:
+                raise RuntimeError(
+                    f"the answer to a request with a key has {len(body)} bytes, and at most "
+                    f"{HELD_LIMIT_BYTES} are stored: answer with a link instead"
+                )
+            await self.unit.settle(start["status"], start.get("headers", []), body)
+        except Exception as error:  # noqa: BLE001 - nothing has left: a clean answer
+            self._refusal = error
+            return
+        self._held = None
+        await self.pass_on(start)
+        await self.pass_on({"type": "http.response.body", "body": body})
+
+    async def pass_on(self, message: Message) -> None:
+        """Send a message with what every answer's header carries."""
+        if message["type"] == "http.response.start":
+            self._has_started = True
+            self.status = message["status"]
+            message["headers"] = self._finish(message.get("headers", ()))
+        elif self.asked_method == "HEAD" and message["type"] == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    def _finish(self, given: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
+        edge = self.edge
+        headers = list(given)
+        is_page = is_policed = False
+        for index, (name, value) in enumerate(headers):
+            if b"\n" in value or b"\r" in value or b"\x00" in value:
+                # A value with a line end would be an answer within the answer.
+                headers[index] = (name, value.translate(_BLANKS))
+            if name == b"content-type":
+                is_page = value.startswith(b"text/html")
+            elif name == b"content-security-policy":
+                is_policed = True
+        headers.append((b"x-correlation-id", self.correlation_id.encode()))
+        headers.append(_NOSNIFF)
+        if is_page:
+            headers += _OF_PAGES
+            if not is_policed:
+                headers.append(_NOTHING_FROM_OUTSIDE)
+        if edge.is_strict and self.scope.get("scheme") == "https":
+            headers.append(_HSTS)
+        if edge.draining.is_set() and self.scope.get("http_version", "1.1") < "2":
+            headers.append(_CLOSE)
+        return headers
+
+    # --- answers of the edge itself ------------------------------------------------------
+
+    @property
+    def is_cancelled_by_shutdown(self) -> bool:
+        return not self._has_started and self.edge.draining.is_set()
+
+    async def refuse(self, error: BaseException) -> None:
+        """Answer with the problem that *error* is, if nothing has been answered yet."""
+        if self._has_started:
+            return
+        self.problem = problem_of(error)
+        if self.edge.wrapped is not None:
+            await self.edge.wrapped(self.scope, self._receive, self.pass_on)
+        else:
+            await self.answer(self.problem, self.pass_on)
+
+    async def answer(self, problem: Problem, send: Send) -> None:
+        """Send *problem* as the whole answer."""
+        body = problem.document(instance=self.instance, correlation_id=self.correlation_id)
+        headers = [
+            (b"content-type", MEDIA_TYPE.encode()),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+            *((name.encode(), value.encode("latin-1")) for name, value in problem.headers),
+        ]
+        if problem.status in (400, 408, 413, 431):
+            headers.append(_CLOSE)  # what is left of the request is not worth reading
+        await send({"type": "http.response.start", "status": problem.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class SocketEntry(HttpEntry):
+    """One WebSocket connection: through the same stations, measured when it ends."""
+
+    def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
+        super().__init__(edge, scope, receive, send)
+        self._is_closed = False
+
+    async def _run(self) -> None:
+        failure: BaseException | None = None
+        try:
+            await (self.edge.wrapped or self.app)(self.scope, self._receive, self.send)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if self.unit is not None:
+                await self.unit.close(failure)
+
+    def _bound_deadline(self) -> None:
+        """A connection has none: it lives as long as both sides want."""
+
+    async def send(self, message: Message) -> None:
+        await self.pass_on(message)
+
+    async def pass_on(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self._has_started = True
+            self.status = 101
+            correlation_id = (b"x-correlation-id", self.correlation_id.encode())
+            message["headers"] = [*message.get("headers", ()), correlation_id]
+        elif kind == "websocket.close":
+            self._is_closed = True
+            self.status = self.status or 403  # what servers answer to a refused handshake
+        elif kind == "websocket.http.response.start":
+            self._has_started = self._is_closed = True
+            self.status = message["status"]
+            message["headers"] = self._finish(message.get("headers", ()))
+        await self._send(message)
+
+    async def refuse(self, error: BaseException) -> None:
+        if self._is_closed:
+            return
+        problem = problem_of(error)
+        if self._has_started:
+            await self.pass_on({"type": "websocket.close", "code": 1011, "reason": problem.title})
+        elif "websocket.http.response" in self.scope.get("extensions", {}):
+            await self.answer(problem, self._as_denial)
+        else:
+            await self.pass_on({"type": "websocket.close", "code": 1008, "reason": problem.title})
+
+    async def _as_denial(self, message: Message) -> None:
+        await self.pass_on({**message, "type": f"websocket.{message['type']}"})
+
+
+class _Refused(Exception):
+    """What an application gets in the place of a body that is refused."""
+
+
+def _no_token() -> NotAuthenticated:
+    return NotAuthenticated("this needs a token: send it as Authorization: Bearer …")
+
+
+def _is_expected(error: BaseException) -> bool:
+    """Is it a condition that passes, whose stack would tell nobody anything?"""
+    return isinstance(error, Retry | Refuse)

@@ -1,0 +1,196 @@
+"""Make a FastAPI application that is a service: its stations, limits, errors, health and pages."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from mainstay.config import Settings
+from mainstay.http import asgi
+from mainstay.http.draining import drain_on_sigterm
+from mainstay.http.fastapi import docs, errors, routes
+from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
+from mainstay.http.fastapi.work import Replay, replayed
+from mainstay.http.wire import ASGIApp
+from mainstay.idempotency import Store
+from mainstay.limits import Counts, RateLimits, Rule
+from mainstay.service import Service
+
+__all__ = ["create_app"]
+
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+
+_NO_TELEMETRY: dict[str, Any] = {
+    "tracing": False,
+    "metrics": False,
+    "logs": False,
+    "operation_spans": False,
+    "auto_configure": False,
+}
+_ASKED_HEADERS = (
+    "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID",
+    "Traceparent", "Tracestate", "X-Correlation-ID", "X-Request-ID",
+)  # fmt: skip
+_SHOWN_HEADERS = (
+    "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After",
+    "X-Correlation-ID", "X-Record-ID",
+)  # fmt: skip
+
+
+def create_app(
+    service: Service | Settings | type[Settings],
+    *,
+    title: str = "",
+    version: str = "",
+    public: Sequence[str] = ("/",),
+    in_flight_limit: int = 1_000,
+    idempotency_store: Store[Any] | None = None,
+    rate_limits: RateLimits | None = None,
+    process: str = "api",
+    lifespan: Lifespan | None = None,
+    responses: Mapping[int | str, dict[str, Any]] | None = None,
+    **options: Any,
+) -> FastAPI:
+    """Return a FastAPI application that passes every request through the stations.
+
+    It is a plain ``FastAPI``: routers, dependencies, exception handlers and middleware are added
+    as usual, and stand inside of the stations.
+
+    Args:
+        service: The service, or its settings alone, or their class.
+        title: For the documentation; the service's name by default.
+        version: For the documentation; the service's version by default.
+        public: Paths that need no token where `auth_required` asks for one; one that ends in
+            ``*`` stands for all below it. Health, metrics and documentation need none.
+        in_flight_limit: Requests that this process works on at a time; beyond, 503.
+        idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
+        rate_limits: Who counts for `rate_limit`; in Redis where there is one, else here.
+        process: What this process is called in the log.
+        lifespan: The author's own; it runs inside of the service's.
+        responses: Answers that every operation documents, besides the problems.
+        options: Whatever else ``FastAPI`` takes.
+
+    Raises:
+        Misconfigured: The settings do not fit; the message names each of them.
+    """
+    service = Service.of(service)
+    settings = service.settings
+    folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
+    app = _Application(
+        title=title or service.name,
+        version=version or settings.version,
+        debug=False,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=f"{folder}/openapi.json",
+        lifespan=_lifespan(service, process, lifespan),
+        responses={**PROBLEM_RESPONSES, **(responses or {})},
+        # One server span a request: ours.
+        **{"telemetry": _NO_TELEMETRY, **options},
+    )
+    app.state.service = service
+    errors.install(app)
+    app.add_exception_handler(Replay, replayed)
+    rule = None if settings.rate_limit is None else Rule.parse(settings.rate_limit)
+    rules = asgi.Rules(
+        own={**routes.machines(service), **docs.pages(app.title, folder)},
+        quiet=routes.QUIET_PATHS,
+        public=(*public, f"{folder}/openapi.json"),
+        in_flight_limit=in_flight_limit,
+        rate=rule,
+        limits=rate_limits or RateLimits(_counts(service)),
+        idempotency=idempotency_store or _store(service),
+        middleware=_cors(settings.cors_allow_origins) if settings.cors_allow_origins else None,
+    )
+    app.stations = asgi.Edge(partial(FastAPI.__call__, app), service, rules)
+    return app
+
+
+class _Application(FastAPI):
+    """FastAPI behind the stations: they wrap its own `__call__`, so nothing stands outside."""
+
+    stations: ASGIApp
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.stations(scope, receive, send)
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            self.openapi_schema = add_problem_schema(super().openapi())
+        return self.openapi_schema
+
+
+def _lifespan(
+    service: Service, process: str, author: Lifespan | None
+) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
+    """Put the author's lifespan inside the service's: it starts first and ends first."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        settings = service.settings
+        draining = drain_on_sigterm(
+            service.lifecycle,
+            delay_seconds=settings.drain_delay_seconds,
+            grace_seconds=settings.grace_seconds,
+        )
+        try:
+            async with nullcontext() if author is None else author(app) as state:
+                with draining:
+                    service.start(process)
+                    yield state or {}
+                    service.lifecycle.drain()
+        finally:
+            # What was opened on this event loop can be closed on it alone.
+            for resource in service.resources.values():
+                await resource.aclose()
+            service.stop()
+
+    return lifespan
+
+
+def _cors(origins: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:
+    def wrap(app: ASGIApp) -> ASGIApp:
+        return CORSMiddleware(
+            app,
+            allow_origins=origins,
+            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
+            allow_headers=_ASKED_HEADERS,
+            expose_headers=_SHOWN_HEADERS,
+        )
+
+    return wrap
+
+
+def _counts(service: Service) -> Counts | None:
+    """Return counts that all processes share, where there is a Redis to keep them in."""
+    if service.settings.redis_url is None:
+        return None
+    from mainstay.resources.redis import Redis
+    from mainstay.resources.redis.limits import RedisCounts
+
+    # Without it requests are counted here: it alone makes no service unhealthy.
+    redis = service.find(Redis) or service.hold(Redis(optional=True))
+    return RedisCounts(redis, prefix=f"{service.name}:limits")
+
+
+def _store(service: Service) -> Store[Any] | None:
+    """Return the store that the settings name, if the service holds what it needs."""
+    settings = service.settings
+    ttl_seconds = settings.idempotency_ttl_seconds
+    if settings.idempotency_store == "database" and "database" in service.resources:
+        from mainstay.resources.sqlalchemy import Database
+        from mainstay.resources.sqlalchemy.idempotency import DatabaseStore
+
+        return DatabaseStore(service.resource(Database), ttl_seconds=ttl_seconds)
+    if settings.idempotency_store == "redis" and settings.redis_url is not None:
+        from mainstay.resources.redis import Redis
+        from mainstay.resources.redis.idempotency import RedisStore
+
+        redis = service.find(Redis) or service.hold(Redis())
+        return RedisStore(redis, ttl_seconds=ttl_seconds)
+    return None

@@ -1,0 +1,330 @@
+"""How does a process say what it does? One JSON object a line, on standard output.
+
+Authors use the standard library: ``logging.getLogger(__name__).info("charged", extra={"event":
+"card_charged", "amount": 5})``. The library itself writes its one line per unit of work with
+:meth:`Logs.write`, which makes no log record.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, BinaryIO
+
+import orjson
+
+from mainstay import context as contexts
+from mainstay import otlp
+from mainstay.logs.output import Output
+from mainstay.logs.redaction import Redaction
+from mainstay.logs.text import as_text
+
+if TYPE_CHECKING:
+    from mainstay.config import Settings
+    from mainstay.logs.sender import Sender
+
+__all__ = ["Handler", "Logs"]
+
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_LEVEL_NAMES = {number: name for name, number in _LEVELS.items()}
+_STACK_CHARACTERS = 16_384
+
+# What every record has; anything else on it came as `extra`.
+_RECORD_ATTRIBUTES = frozenset(
+    {*logging.makeLogRecord({}).__dict__, "message", "asctime", "taskName", "color_message"}
+)
+_OWN_KEYS = frozenset(
+    {
+        *("ts", "level", "service", "logger", "instance", "env", "msg", "event"),
+        *("correlation_id", "trace_id", "span_id", "user", "exception_type", "stack"),
+    }
+)
+# What an author's field cannot put there.
+_CONSTANT_KEYS = frozenset({"ts", "level", "service", "instance", "env"})
+_NOTHING = logging.NullHandler()
+
+# Their records come out in our form; what they write by themselves would be a second line.
+_LIBRARIES = frozenset(
+    {"uvicorn", "granian", "_granian", "gunicorn", "celery", "kombu", "sqlalchemy", "py", "alembic"}
+)
+_ACCESS_LOGS = ("uvicorn.access", "granian.access", "gunicorn.access")
+# SQLAlchemy gives these a handler of their own when an engine is made with echo=True and they
+# have none.
+_SELF_HANDLED = ("sqlalchemy.engine.Engine", "sqlalchemy.pool")
+
+
+class Logs:
+    """Writes the lines of one process.
+
+    Args:
+        settings: Whose service, instance and environment is on every line. Their secrets are
+            hidden from the start.
+        stream: Where to write, instead of standard output.
+    """
+
+    def __init__(self, settings: Settings, *, stream: BinaryIO | None = None) -> None:
+        self._settings = settings
+        self._service = settings.service_name
+        self._instance = settings.instance
+        self._env = str(settings.env)
+        self._is_text = settings.log_format == "text"
+        self._threshold = _LEVELS.get(str(settings.log_level).lower(), 20)
+        self._redaction = Redaction()
+        self._output = Output(stream)
+        self._second = (-1, "")  # the last second that was formatted; one tuple, so no lock
+        self._is_sent = False
+        self._sender: Sender | None = None
+        self._sender_pid = 0
+        self._sender_lock = threading.Lock()
+        self._redaction.hide_all(settings)
+
+    def install(self) -> None:
+        """Bring every logger of this process into one form; doing it twice changes nothing.
+
+        The root logger writes through us, handlers of libraries that would write a second line
+        are removed, access logs of servers are off, and what nobody caught is one line.
+        """
+        root = logging.getLogger()
+        for handler in list(root.handlers):
+            if isinstance(handler, Handler) or _writes_to_terminal(handler):
+                root.removeHandler(handler)
+        root.addHandler(Handler(self))
+        root.setLevel(self._threshold)
+        for name, logger in list(root.manager.loggerDict.items()):
+            if isinstance(logger, logging.Logger) and name.split(".", 1)[0] in _LIBRARIES:
+                for handler in list(logger.handlers):
+                    if _writes_to_terminal(handler):
+                        logger.removeHandler(handler)
+                logger.propagate = True
+        for name in _ACCESS_LOGS:
+            access = logging.getLogger(name)
+            access.handlers.clear()
+            access.propagate = False
+        for name in _SELF_HANDLED:
+            logging.getLogger(name).addHandler(_NOTHING)
+        logging.captureWarnings(True)
+        sys.excepthook = self._crashed
+        threading.excepthook = self._thread_crashed
+        self._is_sent = otlp.is_sent("logs")
+
+    def write(
+        self,
+        level: str,
+        logger: str,
+        msg: str,
+        /,
+        *,
+        event: str | None = None,
+        error: BaseException | None = None,
+        **fields: object,
+    ) -> None:
+        """Write one line, unless *level* is below the threshold. Never raises.
+
+        Args:
+            level: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
+            logger: Which part of the service speaks.
+            msg: What happened, for people.
+            event: What happened, as one word that can be searched for.
+            error: Adds its type and its stack.
+            fields: The facts. Values that JSON cannot hold are shown as text.
+        """
+        if _LEVELS.get(level, 20) >= self._threshold:
+            self._emit(time.time_ns(), level, logger, msg, event, error, fields)
+
+    def is_on(self, level: str) -> bool:
+        """Would a line of *level* be written? For callers whose fields cost something."""
+        return _LEVELS.get(level, 20) >= self._threshold
+
+    def hide(self, secret: str) -> None:
+        """Mask this exact value wherever it would appear; values under 4 characters are left."""
+        self._redaction.hide(secret)
+
+    def close(self) -> None:
+        """Send what a collector is still to get, for two seconds at most; lines go on to stdout."""
+        sender, self._sender = self._sender, None
+        self._is_sent = False
+        atexit.unregister(self.close)
+        if sender is not None and self._sender_pid == os.getpid():
+            sender.close()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that a slow collector has not got; standard output has them."""
+        return 0 if self._sender is None else self._sender.dropped
+
+    def _emit(
+        self,
+        now_ns: int,
+        level: str,
+        logger: str,
+        msg: str,
+        event: str | None,
+        error: BaseException | None,
+        fields: Mapping[str, object],
+    ) -> None:
+        try:
+            second, rest = divmod(now_ns, 1_000_000_000)
+            known, text = self._second
+            if second != known:
+                text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
+                self._second = (second, text)
+            record: dict[str, object] = {
+                "ts": f"{text}{rest // 1000:06d}Z",
+                "level": level,
+                "service": self._service,
+                "logger": logger,
+                "instance": self._instance,
+                "env": self._env,
+                "msg": msg,
+            }
+            redaction = self._redaction
+            passes = not self._is_text and redaction.passes(msg)
+            if event is not None:
+                record["event"] = event
+                passes = passes and redaction.passes(event)
+            context = contexts.current()
+            if context is not None:
+                record["correlation_id"] = correlation_id = context.correlation_id
+                # A caller chooses it; one of our own has 32 digits.
+                passes = passes and (
+                    len(correlation_id) == 32 or redaction.passes_once(correlation_id)
+                )
+                record["trace_id"] = context.trace_id
+                record["span_id"] = context.span_id
+                if context.principal is not None:
+                    record["user"] = context.principal.subject
+                    passes = passes and redaction.passes(context.principal.subject)
+            if error is not None:
+                record["exception_type"] = type(error).__qualname__
+                record["stack"] = _stack(error)
+                passes = False
+            if _OWN_KEYS.isdisjoint(fields):
+                record.update(fields)
+            else:
+                for key, value in fields.items():
+                    record[f"{key}_" if key in _OWN_KEYS else key] = value
+            passes = passes and redaction.fields_pass(fields)
+            line = self._render(record, passes=passes)
+        except Exception:  # noqa: BLE001 - logging must not break what is logged
+            self._output.write(_unwritable(level, self._service, logger))
+            return
+        self._output.write(line)
+        if self._is_sent:
+            self._send(record)
+
+    def _render(self, record: dict[str, object], *, passes: bool) -> bytes:
+        if passes:
+            try:
+                return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+            except TypeError:  # a lone surrogate, an integer of more than 64 bits
+                pass
+        redaction = self._redaction
+        clean: dict[str, object] = {}
+        for key, value in record.items():
+            if key not in _CONSTANT_KEYS:
+                value = redaction.value(key, value)  # noqa: PLW2901 - what may be seen of it
+            clean[key if key in _OWN_KEYS else redaction.text(key)] = value
+        record.clear()
+        record.update(clean)
+        if self._is_text:
+            return as_text(record, coloured=self._output.is_terminal)
+        return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
+
+    def _send(self, record: dict[str, object]) -> None:
+        if self._sender is None or self._sender_pid != os.getpid():
+            with self._sender_lock:
+                if self._sender is None or self._sender_pid != os.getpid():
+                    # Made in the process that writes: its thread would not survive a fork.
+                    self._sender = self._opened()
+                    self._sender_pid = os.getpid()
+        if self._sender is not None:
+            self._sender.take(record)
+
+    def _opened(self) -> Sender | None:
+        try:
+            from mainstay.logs.sender import Sender
+        except ImportError as error:
+            self._is_sent = False
+            self.write(
+                "warning",
+                "mainstay.telemetry",
+                f"logs are not sent, OpenTelemetry cannot be imported: {error}",
+            )
+            return None
+        atexit.register(self.close)
+        return Sender(self._settings)
+
+    def _crashed(
+        self, kind: type[BaseException], error: BaseException, stack: TracebackType | None
+    ) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            sys.__excepthook__(kind, error, stack)
+            return
+        self.write(
+            "critical", "mainstay", f"crashed: {kind.__name__}", event="crashed", error=error
+        )
+
+    def _thread_crashed(self, what: threading.ExceptHookArgs) -> None:
+        if issubclass(what.exc_type, SystemExit) or what.exc_value is None:
+            return
+        name = what.thread.name if what.thread is not None else "unknown"
+        self.write(
+            "critical",
+            "mainstay",
+            f"thread {name} crashed: {what.exc_type.__name__}",
+            event="crashed",
+            error=what.exc_value,
+            thread=name,
+        )
+
+
+class Handler(logging.Handler):
+    """Brings records of the standard library into our form."""
+
+    def __init__(self, logs: Logs) -> None:
+        super().__init__()
+        self._logs = logs
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            msg = record.getMessage()
+        except Exception:  # noqa: BLE001 - arguments that do not fit the format, or a __str__ that raises
+            msg = f"{record.msg!s} (its arguments do not fit)"
+        fields = {
+            key: value for key, value in record.__dict__.items() if key not in _RECORD_ATTRIBUTES
+        }
+        event = fields.pop("event", None)
+        self._logs._emit(
+            int(record.created * 1_000_000_000),
+            _LEVEL_NAMES.get(record.levelno) or record.levelname.lower(),
+            record.name,
+            msg,
+            None if event is None else str(event),
+            record.exc_info[1] if record.exc_info else None,
+            fields,
+        )
+
+
+def _stack(error: BaseException) -> str:
+    text = "".join(traceback.format_exception(error))
+    if len(text) <= _STACK_CHARACTERS:
+        return text
+    half = _STACK_CHARACTERS // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+
+
+def _writes_to_terminal(handler: logging.Handler) -> bool:
+    # Exactly this class: those that write files or collect records for tests are subclasses.
+    return type(handler) is logging.StreamHandler
+
+
+def _unwritable(level: str, service: str, logger: str) -> bytes:
+    line = {"level": level, "service": service, "logger": str(logger), "msg": "unwritable"}
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,61 @@
+"""How a process of the manifest begins: ``python -m mainstay.processes.start TARGET …``.
+
+Alone, ``module:function`` is called; it blocks until its work is drained and returns the exit
+code. After ``--`` comes a server and its arguments, such as ``-- uvicorn data.api:app``: the
+target is imported first and the server is then run in this same process.
+
+Importing first is what keeps the promise that bad configuration is exit code 78 with a message:
+servers answer a failed import with codes and tracebacks of their own.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from importlib import import_module
+from typing import Any
+
+from mainstay.errors import Misconfigured
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> int:
+    """Start what *arguments* name and return the exit code."""
+    target, *rest = arguments
+    try:
+        found = _import(target)
+        if rest[:1] != ["--"]:
+            sys.argv = [target, *rest]
+            return int(found() or 0)
+        sys.argv = rest[1:]
+        runpy.run_module(rest[1], run_name="__main__", alter_sys=True)
+    except Misconfigured as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return Misconfigured.exit_code
+    return 0
+
+
+def _import(target: str) -> Any:
+    module_name, _, path = target.partition(":")
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there; something that it imports is not
+        raise Misconfigured(
+            f"target {target!r} names the module {error.name!r}, which is not found: check "
+            f"the target, and the service's path, in mainstay.toml"
+        ) from None
+    for name in path.split("."):
+        if not hasattr(found, name):
+            raise Misconfigured(
+                f"target {target!r} names {name!r}, which {module_name!r} does not have: check "
+                f"the target in mainstay.toml"
+            )
+        found = getattr(found, name)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

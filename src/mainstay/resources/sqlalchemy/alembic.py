@@ -1,0 +1,97 @@
+"""What a service's ``migrations/env.py`` does, in one call.
+
+The whole file is::
+
+    from data.models import metadata
+    from data.settings import Settings
+    from mainstay.resources.sqlalchemy.alembic import run
+
+    run(Settings, metadata)
+
+``mainstay db …`` and plain ``alembic …`` in the service's folder then do the same, under the same
+lock, and neither touches Mainstay's own tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import Connection, MetaData
+from sqlalchemy.engine import make_url
+
+from mainstay.config import Settings, urls
+from mainstay.resources.sqlalchemy import migrate, tables
+
+__all__ = ["run"]
+
+
+def run(
+    settings: Settings | type[Settings], target_metadata: MetaData | Sequence[MetaData]
+) -> None:
+    """Do what Alembic was asked for, on the service's tables; for ``migrations/env.py`` alone.
+
+    Args:
+        settings: The service's settings, or their class: name the database.
+        target_metadata: The tables that the models define.
+
+    Raises:
+        Misconfigured: No database is named.
+    """
+    given = context.config.attributes.get("connection")
+    if isinstance(given, Connection):
+        _migrate(given, target_metadata)
+        return
+    loaded = settings if isinstance(settings, Settings) else settings.load()
+    url = urls.sync_url(loaded.need("database_url"))
+    if context.is_offline_mode():
+        # Only the kind of database matters to SQL that is printed, and no password may be.
+        context.configure(
+            dialect_name=make_url(url).get_backend_name(),
+            literal_binds=True,
+            target_metadata=target_metadata,
+        )
+        with context.begin_transaction():
+            context.run_migrations()
+        return
+    with migrate.migrating(url) as connection:
+        _migrate(connection, target_metadata)
+
+
+def _migrate(connection: Connection, target_metadata: MetaData | Sequence[MetaData]) -> None:
+    every = [target_metadata] if isinstance(target_metadata, MetaData) else target_metadata
+    schemas = {table.schema for metadata in every for table in metadata.tables.values()}
+    sqlite = connection.dialect.name == "sqlite"
+    context.configure(
+        connection=connection,
+        target_metadata=target_metadata,
+        include_schemas=bool(schemas - {None}),
+        include_name=_only(schemas | {None}),
+        render_item=_render,
+        render_as_batch=sqlite,
+        transactional_ddl=True,
+        on_version_apply=context.config.attributes.get("on_version_apply"),
+    )
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+def _only(schemas: set[str | None]) -> Any:
+    """Look at the schemas that the models name, and at no table of Mainstay's."""
+
+    def include(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
+        if kind == "schema":
+            return name in schemas
+        return kind != "table" or not (name or "").startswith(f"{tables.SCHEMA}_")
+
+    return include
+
+
+def _render(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
+    """Write SQLModel's text type as the plain one that it is: migrations then need no SQLModel."""
+    if kind == "type" and type(item).__module__.startswith("sqlmodel."):
+        length = getattr(item, "length", None)
+        return "sa.String()" if length is None else f"sa.String(length={length})"
+    return False

@@ -1,0 +1,326 @@
+"""The service's database: an engine a process, one more an event loop, and the unit of work."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from mainstay.config import urls
+from mainstay.errors import Unavailable
+from mainstay.health import Check
+from mainstay.resources.sqlalchemy import engines
+from mainstay.resources.sqlalchemy.engines import READ_ONLY, Limits
+from mainstay.resources.sqlalchemy.failures import translated
+from mainstay.service import Resource
+
+if TYPE_CHECKING:
+    from mainstay.traces import Traces
+
+__all__ = ["Database", "SchemaBehind"]
+
+
+E = TypeVar("E", Engine, AsyncEngine)
+
+
+class SchemaBehind(Unavailable):
+    """The database lacks migrations that this code needs."""
+
+
+class Database(Resource):
+    """A PostgreSQL or SQLite database.
+
+    Args:
+        url: The database; `database_url` of the settings by default. Any driver may be named.
+        async_url: The same for asyncio, where it needs options of its own.
+        models: The modules that define the tables, ``"data.models"``; the folder around their
+            package is where the service's migrations are looked for.
+        statement_timeout_seconds: One statement, on the server.
+        lock_timeout_seconds: Wait for a lock.
+        idle_in_transaction_timeout_seconds: A transaction that sends nothing;
+            `celery_task_time_limit` by default, because a task may work that long between two
+            statements.
+        optional: Without it the service is degraded, not unhealthy.
+    """
+
+    name = "database"
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        async_url: str | None = None,
+        models: str | Sequence[str] = (),
+        statement_timeout_seconds: float = 10.0,
+        lock_timeout_seconds: float = 2.0,
+        idle_in_transaction_timeout_seconds: float | None = None,
+        optional: bool = False,
+    ) -> None:
+        self.models = (models,) if isinstance(models, str) else tuple(models)
+        self.optional = optional
+        self._url = url
+        self._async_url = async_url
+        self._statement_timeout = statement_timeout_seconds
+        self._lock_timeout = lock_timeout_seconds
+        self._idle_timeout = idle_in_transaction_timeout_seconds
+        self._is_at_head = False
+        self._open = _Open()
+
+    @property
+    def is_named(self) -> bool:
+        return bool(self._url or self._async_url or self.service.settings.database_url)
+
+    @property
+    def url(self) -> str:
+        """The address for blocking code, driver included; holds the password.
+
+        Raises:
+            Misconfigured: Nobody named a database.
+        """
+        given = self._url or self._async_url
+        return urls.sync_url(given or self.service.settings.need("database_url"))
+
+    @property
+    def async_url(self) -> str:
+        """The address for asyncio, driver included; holds the password.
+
+        Raises:
+            Misconfigured: Nobody named a database.
+        """
+        given = self._async_url or self._url
+        return urls.async_url(given or self.service.settings.need("async_database_url"))
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of this process; threads may share it."""
+        return self._views.whole
+
+    @property
+    def async_engine(self) -> AsyncEngine:
+        """The engine of the running event loop."""
+        return self._async_views.whole
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+        """Open a unit of work: committed at the end, rolled back on any error, always closed.
+
+        It takes a connection with its first statement and none before. Objects stay readable
+        after the commit.
+
+        Args:
+            read_only: It only reads. PostgreSQL then refuses writes, SQLite waits for no writer.
+
+        Raises:
+            Retry: The database does not answer, or not now; nothing was kept.
+            Disconnected: The connection broke during the commit: the outcome is unknown.
+        """
+        views = self._views
+        bind = views.reading if read_only else views.whole
+        with translated(), Session(bind, expire_on_commit=False) as session:
+            yield session
+            with translated(committing=True):
+                session.commit()
+
+    @asynccontextmanager
+    async def asession(self, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
+        """Open a unit of work on this event loop; else as :meth:`session`."""
+        views = self._async_views
+        bind = views.reading if read_only else views.whole
+        with translated():
+            async with AsyncSession(bind, expire_on_commit=False) as session:
+                yield session
+                with translated(committing=True):
+                    await session.commit()
+
+    @contextmanager
+    def autocommit(self, *, read_only: bool = False) -> Iterator[Connection]:
+        """Take a connection whose every statement commits by itself, for as short as can be.
+
+        On SQLite, which has one writer anyway, the block is one transaction.
+
+        Args:
+            read_only: It only reads; on SQLite it then waits for no writer.
+
+        Raises:
+            Retry: The database does not answer, or not now.
+        """
+        views = self._views
+        bind = views.reading_at_once if read_only else views.at_once
+        with translated(), bind.begin() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def aautocommit(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
+        """Take such a connection on this event loop; else as :meth:`autocommit`."""
+        views = self._async_views
+        bind = views.reading_at_once if read_only else views.at_once
+        with translated():
+            async with bind.begin() as connection:
+                yield connection
+
+    def ping(self) -> Mapping[str, object] | None:
+        engine = self._engine_of_its_own()
+        with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+            connection.exec_driver_sql("SELECT 1")
+        return None
+
+    def readiness(self) -> Sequence[Check]:
+        """Until the schema is as this code needs it: not ready, rather than not started."""
+        return (Check("schema", self._is_migrated),)
+
+    def close(self) -> None:
+        """Let go of every connection; can be called twice, and used again afterwards.
+
+        Connections of an event loop that runs are closed by it a little later: there,
+        :meth:`aclose` is the better way.
+        """
+        closing, self._open = self._here(), _Open()
+        if closing.views is not None:
+            closing.views.whole.dispose()
+        for loop, views in closing.async_views.items():
+            _close_on(loop, views.whole)
+
+    async def aclose(self) -> None:
+        views = self._here().async_views.pop(asyncio.get_running_loop(), None)
+        if views is not None:
+            await views.whole.dispose()
+        self.close()
+
+    @property
+    def _views(self) -> _Views[Engine]:
+        open_ = self._here()
+        if open_.views is None:
+            with open_.lock:
+                if open_.views is None:
+                    made = engines.engine(
+                        self.url, self._limits(), echo=self._echo(), traces=self._traces()
+                    )
+                    open_.views = _Views(made, made.name)
+        return open_.views
+
+    @property
+    def _async_views(self) -> _Views[AsyncEngine]:
+        loop = asyncio.get_running_loop()
+        open_ = self._here()
+        views = open_.async_views.get(loop)
+        if views is None:  # nobody else makes this loop's
+            made = engines.async_engine(
+                self.async_url, self._limits(), echo=self._echo(), traces=self._traces()
+            )
+            views = _Views(made, made.name)
+            with open_.lock:
+                open_.forget_closed_loops()
+                open_.async_views[loop] = views
+        return views
+
+    def _engine_of_its_own(self) -> Engine:
+        """Health must be able to ask when the pool is exhausted: each connection is a new one."""
+        open_ = self._here()
+        with open_.lock:
+            if open_.ping_engine is None:
+                open_.ping_engine = engines.ping_engine(self.url, self._limits())
+            return open_.ping_engine
+
+    def _is_migrated(self) -> None:
+        if self._is_at_head:
+            return  # a schema only moves forward while processes run
+        from mainstay.resources.sqlalchemy import migrate
+
+        engine = self._engine_of_its_own()
+        with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+            self._is_at_head = migrate.is_at_head(connection, migrate.folder_of(self.models))
+        if not self._is_at_head:
+            raise SchemaBehind("the schema is behind this code: run `mainstay db upgrade`")
+
+    def _here(self) -> _Open:
+        """What this process has open; what a parent had is forgotten, not closed."""
+        inherited = self._open
+        if inherited.pid != os.getpid():
+            self._open = _Open()
+            inherited.forget()
+        return self._open
+
+    def _limits(self) -> Limits:
+        limits = Limits(statement_timeout=self._statement_timeout, lock_timeout=self._lock_timeout)
+        if self._service is not None:
+            settings = self._service.settings
+            limits = replace(
+                limits,
+                pool_size=settings.db_pool_size,
+                max_overflow=settings.db_max_overflow,
+                pool_timeout=settings.db_pool_timeout_seconds,
+                idle_in_transaction_timeout=float(settings.celery_task_time_limit),
+                # The server cuts names at 63 bytes; the process is what tells two apart.
+                application_name=f"{settings.service_name[:50]}/{os.getpid()}",
+            )
+        if self._idle_timeout is not None:
+            limits = replace(limits, idle_in_transaction_timeout=self._idle_timeout)
+        return limits
+
+    def _traces(self) -> Traces | None:
+        return None if self._service is None else self._service.traces
+
+    def _echo(self) -> bool:
+        return self._service is not None and self._service.settings.sql_echo
+
+
+class _Open:
+    """What one process has open.
+
+    A forked child gets one of its own: the parent's sockets are the parent's, and the lock may
+    have been held by a thread that did not survive the fork.
+    """
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.Lock()
+        self.views: _Views[Engine] | None = None
+        self.ping_engine: Engine | None = None
+        self.async_views: dict[asyncio.AbstractEventLoop, _Views[AsyncEngine]] = {}
+
+    def forget(self) -> None:
+        """Let go without closing: a goodbye from here would end the parent's sessions."""
+        if self.views is not None:
+            self.views.whole.dispose(close=False)
+        for views in self.async_views.values():
+            views.whole.sync_engine.dispose(close=False)
+
+    def forget_closed_loops(self) -> None:
+        """Who runs one event loop after the other, and closes nothing, collects no engines."""
+        for loop in [loop for loop in self.async_views if loop.is_closed()]:
+            self.async_views.pop(loop).whole.sync_engine.dispose(close=False)
+
+
+class _Views(Generic[E]):
+    """One engine, and the same with the options of each kind of use; they share its pool."""
+
+    def __init__(self, engine: E, dialect: str) -> None:
+        at_once: dict[str, object] = {}
+        reading: dict[str, object] = {READ_ONLY: True}
+        if dialect == "postgresql":
+            at_once = {"isolation_level": "AUTOCOMMIT"}
+            reading = {"postgresql_readonly": True}
+        # SQLite's driver is already told to leave transactions to us: the first option would
+        # undo that.
+        self.whole: E = engine
+        self.reading: E = engine.execution_options(**reading)
+        self.at_once: E = engine.execution_options(**at_once)
+        self.reading_at_once: E = self.at_once if at_once else self.reading
+
+
+def _close_on(loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:
+    """Close connections where they live: only their own event loop can."""
+    if loop.is_closed():
+        engine.sync_engine.dispose(close=False)
+    elif loop.is_running():
+        asyncio.run_coroutine_threadsafe(engine.dispose(), loop)
+    else:
+        loop.run_until_complete(engine.dispose())

@@ -1,0 +1,150 @@
+"""Which tables does Mainstay keep in a service's database, beside the service's own?
+
+On PostgreSQL they live in a schema of their own, ``mainstay``; SQLite has no schemas, so there
+their names begin with ``mainstay_``. Migrations make them; what is written here is what the
+newest one leaves, and ``mainstay db check`` compares the two.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    DateTime,
+    Dialect,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+__all__ = ["SCHEMA", "Moment", "json_type", "metadata", "name_of", "names", "schema_of", "table"]
+
+SCHEMA = "mainstay"
+_NAMES = ("inbox", "idempotency_keys", "dead_letters", "task_status")
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, in UTC; SQLite, which has no such type, keeps it as text."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def json_type() -> JSON:
+    """Return the type of a JSON column.
+
+    Not ``jsonb``: that refuses texts with a NUL in them, which any JSON from outside may hold.
+    """
+    return JSON(none_as_null=True)
+
+
+def schema_of(dialect: str) -> str | None:
+    """Return the schema that holds the tables; ``None`` where there are no schemas."""
+    return SCHEMA if dialect == "postgresql" else None
+
+
+def name_of(name: str, dialect: str) -> str:
+    """Return the name of one of Mainstay's tables, without its schema."""
+    return name if schema_of(dialect) else f"{SCHEMA}_{name}"
+
+
+def names(dialect: str) -> dict[str, str]:
+    """Return the name to write into a statement for each table."""
+    dot = "." if schema_of(dialect) else "_"
+    return {name: f"{SCHEMA}{dot}{name}" for name in _NAMES}
+
+
+def table(name: str, dialect: str) -> Table:
+    """Return one of Mainstay's tables, as the newest migration leaves it."""
+    schema = schema_of(dialect)
+    return metadata(dialect).tables[f"{schema}.{name}" if schema else name_of(name, dialect)]
+
+
+@cache
+def metadata(dialect: str) -> MetaData:
+    """Return all of them as they are on that kind of database."""
+    made = MetaData(schema=schema_of(dialect))
+
+    def add(name: str, *columns: Column[Any], indexed: tuple[tuple[str, ...], ...]) -> None:
+        whole = name_of(name, dialect)
+        indexes = [Index(f"ix_{whole}_{'_'.join(each)}", *each) for each in indexed]
+        Table(whole, made, *columns, *indexes)
+
+    add(
+        "inbox",
+        Column("id", String(255), primary_key=True),
+        Column("epoch", Integer, nullable=False),
+        Column("claimed_at", Moment, nullable=False),
+        Column("done_at", Moment),
+        indexed=(("claimed_at",),),
+    )
+    add(
+        "idempotency_keys",
+        Column("scope", String(64), primary_key=True),
+        Column("operation", Text, nullable=False),
+        Column("fingerprint", LargeBinary, nullable=False),
+        Column("owner", String(32), nullable=False),
+        Column("epoch", Integer, nullable=False),
+        Column("lease_until", Moment, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("expires_at", Moment, nullable=False),
+        Column("done_at", Moment),
+        Column("status", SmallInteger),
+        Column("headers", json_type()),
+        Column("body", LargeBinary),
+        indexed=(("expires_at",),),
+    )
+    add(
+        "dead_letters",
+        Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("id", String(255), nullable=False),
+        Column("kind", String(16), nullable=False),
+        Column("queue", String(255), nullable=False),
+        Column("name", String(255), nullable=False),
+        Column("reason", String(255), nullable=False),
+        Column("detail", Text, nullable=False),
+        Column("died_at", Moment, nullable=False),
+        Column("headers", json_type(), nullable=False),
+        Column("body", LargeBinary, nullable=False),
+        Column("envelope", LargeBinary, nullable=False),
+        indexed=(("queue", "position"), ("died_at",)),
+    )
+    add(
+        "task_status",
+        Column("task_id", String(255), primary_key=True),
+        Column("name", String(255), nullable=False),
+        Column("queue", String(255), nullable=False),
+        Column("state", String(16), nullable=False),
+        Column("progress", json_type()),
+        Column("result", json_type()),
+        Column("error", json_type()),
+        Column("attempts", Integer, nullable=False),
+        Column("epoch", Integer, nullable=False),
+        Column("worker", String(255)),
+        Column("correlation_id", String(128)),
+        Column("created_at", Moment, nullable=False),
+        Column("started_at", Moment),
+        Column("finished_at", Moment),
+        Column("updated_at", Moment, nullable=False),
+        indexed=(("created_at", "task_id"), ("state", "created_at", "task_id"), ("finished_at",)),
+    )
+    return made

@@ -1,0 +1,260 @@
+"""The server's end: takes from a quorum queue, answers, and only then acknowledges."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import amqp
+
+from mainstay.context import TIMEOUT_SECONDS
+from mainstay.deadletters import DeadLetter, dead_letters_of
+from mainstay.lifecycle import Pulse
+from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.rpc.amqp.framing import Frames
+from mainstay.rpc.amqp.layout import JSON, address_of, declare
+from mainstay.rpc.intake import Delivery, Intake, Settlement, Terms
+from mainstay.rpc.line import Note
+
+__all__ = ["AmqpIntake"]
+
+TICK_SECONDS = 1.0
+DELIVERIES = "x-mainstay-deliveries"
+"""How often a call was delivered before; on classic queues, which do not count."""
+
+
+class AmqpIntake(Intake):
+    def __init__(
+        self,
+        url: str,
+        terms: Terms,
+        *,
+        take: Callable[[Delivery], object],
+        note: Note,
+        pulse: Pulse | None = None,
+    ) -> None:
+        super().__init__(terms, address_of(url), take=take, note=note, pulse=pulse)
+        self._url = url
+        self._frames: Frames | None = None
+        self._channel: Any = None
+        self._tag: str | None = None
+        # Dead letters go out on a channel of their own, whose confirms are theirs alone.
+        self._letters: Any = None
+        self._letters_sent = 0
+        self._unconfirmed: dict[int, Any] = {}
+        self._postponed: list[Any] = []
+
+    def _open(self) -> None:
+        self._postponed.clear()
+        self._letters_sent = 0
+        self._unconfirmed.clear()
+        self._tag = None
+        frames = self._frames = Frames(self._url, on_blocked=self._blocked)
+        channel = self._channel = frames.connection.channel()
+        channel.auto_decode = False
+        # Its caller has gone away: nothing to be done.
+        channel.events["basic_return"].add(lambda *_: None)
+        letters = self._letters = frames.connection.channel()
+        letters.events["basic_ack"].add(self._stored)
+        letters.events["basic_nack"].add(self._not_stored)
+        letters.events["basic_return"].add(lambda *_: None)
+        letters.confirm_select()
+        try:
+            declare(channel, self.terms)
+        except amqp.PreconditionFailed as error:
+            self._note(
+                "error",
+                f"the queue {self.terms.queue!r}, or its dead letters, exists with other "
+                "arguments: delete it when it is empty, or serve it with its own limits "
+                f"({error.reply_text})",
+            )
+            raise
+        channel.basic_qos(0, self.terms.capacity, False)
+
+    def _serve(self) -> None:
+        frames = self._frames
+        if frames is None:
+            raise ConnectionError("not open")
+        if not self._is_stopping:
+            self._tag = self._channel.basic_consume(
+                self.terms.queue, callback=self._delivered, on_cancel=self._cancelled
+            )
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        poll.register(frames, select.POLLIN)
+        wake, wire = self._wake.fileno(), frames.fileno()
+        next_tick = time.monotonic() + TICK_SECONDS
+        while True:
+            frames.handle()
+            frames.hold()
+            self._settle_all()
+            frames.flush()
+            if self._is_stopping and self._tag is not None:
+                tag, self._tag = self._tag, None
+                self._channel.basic_cancel(tag)
+                continue  # what was given back meanwhile
+            if self._closing.is_set() and not self._unconfirmed:
+                return
+            self._beat()
+            ready = {fd for fd, _ in poll.poll(TICK_SECONDS * 1000)}
+            if wake in ready:
+                self._wake.clear()
+            if wire in ready:
+                frames.read()
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + TICK_SECONDS
+                frames.connection.heartbeat_tick()
+
+    def _delivered(self, message: Any) -> None:
+        found = message.properties.get("application_headers") or {}
+        if message.delivery_info.get("redelivered") and self.terms.queue_type == "classic":
+            self._count_delivery(message, found)
+        elif DELIVERIES in found and self._unconfirmed:
+            # While the original is not acknowledged, a crash would leave both of them.
+            self._postponed.append(message)
+        else:
+            self._accept(message, found)
+
+    def _accept(self, message: Any, found: dict[str, Any]) -> None:
+        properties = message.properties
+        headers = {name.lower(): value for name, value in found.items() if isinstance(value, str)}
+        body = message.body
+        self._took(
+            Delivery(
+                id=properties.get("message_id") or properties.get("correlation_id") or "",
+                function=properties.get("type") or "",
+                headers=headers,
+                body=body if isinstance(body, bytes) else str(body).encode(),
+                deadline=_deadline(headers, properties),
+                receipt=message,
+                deliveries=_deliveries(found, message),
+            )
+        )
+
+    def _count_delivery(self, message: Any, headers: dict[str, Any]) -> None:
+        """Put a call back with the count of deliveries that a classic queue does not keep."""
+        properties = dict(message.properties)
+        count = _deliveries(headers, message)
+        if count - 1 > self.terms.delivery_limit:
+            letter = DeadLetter(
+                id=properties.get("message_id") or properties.get("correlation_id") or "",
+                kind="call",
+                queue=self.terms.queue,
+                reason="delivery-limit",
+                name=properties.get("type") or "",
+                body=message.body,
+            )
+            self._bury(message, letter)
+            return
+        properties["application_headers"] = headers | {DELIVERIES: count - 1}
+        self._copy(message, amqp.Message(message.body, **properties), self.terms.queue)
+
+    def _cancelled(self, _tag: str) -> None:
+        raise ConnectionError("the broker has cancelled the consumer: its queue was deleted")
+
+    def _settle_all(self) -> None:
+        while self._settled:
+            delivery, settlement = self._settled.popleft()
+            if self._let_go(delivery):
+                self._settle(delivery.receipt, settlement)
+
+    def _settle(self, message: Any, settlement: Settlement) -> None:
+        if settlement.give_back:
+            self._channel.basic_reject(message.delivery_tag, requeue=True)
+            return
+        reply_to = message.properties.get("reply_to")
+        if settlement.answer is not None and reply_to:
+            reply = amqp.Message(
+                settlement.answer,
+                content_type=JSON,
+                delivery_mode=1,
+                correlation_id=message.properties.get("correlation_id", ""),
+            )
+            self._publish(self._channel, reply, reply_to)
+        if settlement.letter is None:
+            self._channel.basic_ack(message.delivery_tag)
+        else:
+            self._bury(message, settlement.letter)
+
+    def _bury(self, message: Any, letter: DeadLetter) -> None:
+        properties = message.properties
+        # The whole message but for its deadline and where to reply to, which mean nothing any more.
+        kept = {
+            name: properties[name]
+            for name in ("content_type", "correlation_id", "message_id", "type")
+            if name in properties
+        }
+        headers = dict(letter.headers) | headers_of(letter)
+        copy = amqp.Message(letter.body, delivery_mode=2, application_headers=headers, **kept)
+        self._copy(message, copy, dead_letters_of(self.terms.queue))
+
+    def _copy(self, message: Any, copy: Any, queue: str) -> None:
+        """Store *copy* in *queue*; *message* is acknowledged once it is stored."""
+        self._letters_sent += 1
+        self._unconfirmed[self._letters_sent] = message
+        self._publish(self._letters, copy, queue)
+
+    def _publish(self, channel: Any, message: Any, queue: str) -> None:
+        arguments = (0, "", queue, True, False)
+        channel.send_method(amqp.spec.Basic.Publish, "Bssbb", arguments, message)
+
+    def _stored(self, number: int, multiple: bool) -> None:
+        for message in self._confirmed(number, multiple):
+            self._channel.basic_ack(message.delivery_tag)
+        self._resume()
+
+    def _not_stored(self, number: int, multiple: bool) -> None:
+        for message in self._confirmed(number, multiple):
+            # Then the broker dead-letters it itself; only the reason is lost.
+            self._channel.basic_reject(message.delivery_tag, requeue=False)
+        self._resume()
+
+    def _resume(self) -> None:
+        if not self._unconfirmed:
+            postponed, self._postponed = self._postponed, []
+            for message in postponed:
+                self._accept(message, message.properties["application_headers"])
+
+    def _confirmed(self, number: int, multiple: bool) -> list[Any]:
+        numbers = [n for n in self._unconfirmed if n <= number] if multiple else [number]
+        found = [self._unconfirmed.pop(n, None) for n in numbers]
+        return [message for message in found if message is not None]
+
+    def _blocked(self, is_blocked: bool) -> None:
+        self._note("warning", f"{self.address} has {'raised' if is_blocked else 'ended'} an alarm")
+
+    def _shut(self) -> None:
+        frames, self._frames = self._frames, None
+        if frames is None:
+            return
+        if self._closing.is_set():
+            frames.close()
+        else:
+            frames.drop()
+
+
+def _deadline(headers: dict[str, str], properties: dict[str, Any]) -> float | None:
+    """Say when the caller gives up.
+
+    What it waited in the queue is not known without a common clock: the broker drops what waited
+    too long, and the deadline that is counted from here is at most that much too late.
+    """
+    try:
+        left = float(headers[TIMEOUT_SECONDS])
+    except (KeyError, ValueError):
+        return None
+    if "expiration" in properties and 0.0 <= left < 86_400.0:
+        return time.monotonic() + left
+    return None
+
+
+def _deliveries(headers: dict[str, Any], message: Any) -> int:
+    # 0 the first time on 3.10, absent then on 4.x; of a classic queue, ours.
+    count = headers.get("x-delivery-count", headers.get(DELIVERIES))
+    earlier = count if isinstance(count, int) else 0
+    redelivered = bool(message.delivery_info.get("redelivered"))
+    if "x-delivery-count" in headers:
+        return earlier + 1
+    return earlier + (2 if redelivered else 1)

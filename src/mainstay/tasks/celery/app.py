@@ -1,0 +1,356 @@
+"""A plain `Celery`, set up so that nothing accepted is lost.
+
+    celery_app = create_celery_app(service, autodiscover_paths=["data.tasks"])
+
+    @celery_app.task
+    def thumbnail(path: str) -> str: ...
+
+Its settings are read when they are first needed, so importing a module reads no environment.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import celery
+from celery.app import backends
+from celery.app.amqp import AMQP
+from kombu.transport.native_delayed_delivery import (
+    bind_queue_to_native_delayed_delivery_exchange,
+    declare_native_delayed_delivery_exchanges_and_queues,
+)
+
+from mainstay.context import CORRELATION_ID, new_id
+from mainstay.errors import Disconnected, Misconfigured, Unconfirmed
+from mainstay.service import Service
+from mainstay.tasks.celery import profiles, sending
+from mainstay.tasks.celery.broker import Broker
+from mainstay.tasks.celery.letters import Undertaker
+from mainstay.tasks.celery.profiles import CONFIRM_TIMEOUT_SECONDS, transport_of
+from mainstay.tasks.celery.queues import DELIVERY_LIMIT, DeclaredQueues, TaskQueue
+from mainstay.tasks.celery.reports import Reports
+from mainstay.tasks.celery.senders import Senders
+from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
+from mainstay.tasks.celery.worker import WorkerSide
+from mainstay.tasks.status import StatusStore, TaskStatus
+
+if TYPE_CHECKING:
+    from mainstay.config import Settings
+    from mainstay.resources.sqlalchemy import Database
+    from mainstay.tasks.celery.base import Task
+
+T = TypeVar("T")
+
+__all__ = ["App", "asend", "create_celery_app", "get_celery_app", "send"]
+
+
+def create_celery_app(
+    service: Service | Settings | type[Settings],
+    *,
+    autodiscover_paths: Sequence[str] = (),
+    queues: Sequence[TaskQueue] = (),
+    name: str | None = None,
+) -> App:
+    """Return a `Celery` for *service*; ``celery -A … worker|beat|inspect`` works on it.
+
+    Args:
+        service: The service, or its settings, which then make one.
+        autodiscover_paths: Modules that define tasks, imported when a worker starts; a package
+            stands for its module ``tasks`` too.
+        queues: What else than the default queue is consumed and sent to.
+        name: Celery's own name of the application: the prefix of tasks in ``__main__``.
+    """
+    return App(Service.of(service), modules=autodiscover_paths, queues=queues, name=name)
+
+
+def get_celery_app(holder: Any) -> App:
+    """Return the Celery application of a service, or of a web application made for it.
+
+    Raises:
+        Misconfigured: It has none.
+    """
+    for service in _services(holder):
+        broker = service.find(Broker)
+        if broker is not None:
+            return broker.app
+    raise Misconfigured(
+        f"{type(holder).__name__} has no Celery application: make one with "
+        "create_celery_app(service), for the same service"
+    )
+
+
+def send(task: Task, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+    """Send *task* and return its id, once the broker has confirmed it.
+
+    Args:
+        task_id: The id, where the sender makes it: sending twice under one id is one task.
+        args, kwargs: The task's own.
+
+    Raises:
+        TooLarge: No worker would take the arguments.
+        Unavailable: The broker did not accept it; see :func:`mainstay.tasks.celery.sending.publish`
+            for what each kind says.
+    """
+    id = task_id or new_id()
+    task.apply_async(args, kwargs, task_id=id)
+    return id
+
+
+async def asend(task: Task, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+    """As :func:`send`, on a thread of its own, so that the event loop goes on."""
+    id: str = await task.app.aside(partial(send, task, *args, task_id=task_id, **kwargs))
+    return id
+
+
+class TaskAMQP(AMQP):
+    """Celery's table of queues and its publisher, with queues as :class:`TaskQueue` makes them."""
+
+    def Queues(self, *args: Any, **kwargs: Any) -> DeclaredQueues:  # noqa: N802 - Celery's name
+        queues = super().Queues(*args, **kwargs)
+        queues.transport = transport_of(self.app.conf.broker_url)
+        made: DeclaredQueues = queues
+        return made
+
+    queues_cls = DeclaredQueues
+
+
+class App(celery.Celery):
+    """The application; made by :func:`create_celery_app`."""
+
+    task_cls = "mainstay.tasks.celery.base:Task"
+    amqp_cls = TaskAMQP
+
+    def __init__(
+        self,
+        service: Service,
+        *,
+        modules: Sequence[str],
+        queues: Sequence[TaskQueue],
+        name: str | None,
+    ) -> None:
+        super().__init__(main=name)
+        self.service = service
+        self.task_queues = tuple(queues)
+        self.reports = Reports(self)
+        self.undertaker = Undertaker(self)
+        self._senders = Senders()
+        self._delayed_pid = 0
+        self.add_defaults(lambda: profiles.configuration(service.settings, self.task_queues))
+        service.hold(Broker(self))
+        self.worker = WorkerSide(self)
+        if modules:
+            packages = list(modules)
+            self.autodiscover_tasks(packages, related_name="tasks")
+            self.autodiscover_tasks(packages, related_name=None)
+
+    # --- asked by people -------------------------------------------------------------------
+
+    def status(self, task_id: str) -> TaskStatus | None:
+        """Return what has become of a task; ``None`` for an id that was never issued.
+
+        Raises:
+            Misconfigured: Nobody keeps statuses: the service has neither a database nor Redis.
+        """
+        return self._statuses().find(task_id)
+
+    async def astatus(self, task_id: str) -> TaskStatus | None:
+        """As :meth:`status`, without stopping the event loop."""
+        store = self._statuses()
+        if isinstance(store, DatabaseStatuses):
+            return await store.afind(task_id)
+        return await self.aside(partial(store.find, task_id))
+
+    def _statuses(self) -> StatusStore:
+        store = self.reports.store
+        if store is None:
+            raise Misconfigured(
+                "nobody keeps the statuses of tasks: give the service a Database, or name Redis "
+                "in CELERY_RESULT_BACKEND or REDIS_URL"
+            )
+        return store
+
+    # --- asked by tasks --------------------------------------------------------------------
+
+    @property
+    def delivery_limit(self) -> int:
+        """After so many unfinished deliveries a message is a dead letter."""
+        return min((queue.delivery_limit for queue in self.task_queues), default=DELIVERY_LIMIT)
+
+    @property
+    def database(self) -> Database:
+        """The database whose sessions tasks are given."""
+        database = database_of(self.service)
+        if database is None:
+            raise Misconfigured(
+                "a task asks for a session, and the service holds no database: "
+                "Service(settings, Database(…))"
+            )
+        return database
+
+    def deduplicated(self, session: Any, id: str) -> AbstractContextManager[None]:
+        """Do the effect of *id* once; see :mod:`mainstay.resources.sqlalchemy.inbox`."""
+        from mainstay.resources.sqlalchemy.inbox import deduplicated
+
+        return deduplicated(session, id)
+
+    # --- sending ---------------------------------------------------------------------------
+
+    def send_task(
+        self,
+        name: str,
+        args: Any = None,
+        kwargs: Any = None,
+        countdown: float | None = None,
+        eta: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        **options: Any,
+    ) -> Any:
+        """As Celery's, and within two seconds: confirmed by the broker, or an error that says
+        what is known; see :func:`mainstay.tasks.celery.sending.publish`.
+        """
+        id = task_id or new_id()
+        sending.check_delay(name, {"countdown": countdown, "eta": eta})
+        travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]
+        sending.check_body(name, travelling, self.service.settings.body_limit_bytes)
+        headers = sending.context_headers() | dict(options.pop("headers", None) or {})
+        is_amqp = transport_of(self.conf.broker_url) == "amqp"
+        if is_amqp:
+            options.setdefault("mandatory", True)
+            options.setdefault("confirm_timeout", CONFIRM_TIMEOUT_SECONDS)
+            countdown, eta = _whole_seconds(countdown, eta)
+            if countdown or eta:
+                self._declare_delays()
+        options["retry"] = False
+        is_news = self._note_sent(id, name, headers, options)
+
+        def deliver(with_producer: Any) -> Any:
+            return super(App, self).send_task(
+                name,
+                args,
+                kwargs,
+                countdown=countdown,
+                eta=eta,
+                task_id=id,
+                producer=with_producer,
+                headers=headers,
+                **options,
+            )
+
+        try:
+            if producer is not None or options.get("connection") is not None:
+                return deliver(producer)
+            return sending.publish(self, name, deliver)
+        except (Unconfirmed, Disconnected):
+            raise  # it may be on its way
+        except Exception as error:
+            if is_news:
+                self.reports.not_sent(id, error)
+            raise
+
+    async def aside(self, call: Callable[[], T]) -> T:
+        """Do something that waits for the broker on a thread of the senders."""
+        return await self._senders.do(call)
+
+    def close_senders(self) -> None:
+        """Let the senders' threads and connections go."""
+        self._senders.close()
+        self.undertaker.close()
+        if "amqp" in self.__dict__:
+            self.pool.force_close_all()
+
+    def _note_sent(
+        self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
+    ) -> bool:
+        task = self._tasks.get(name)
+        if options.get("retries") or not getattr(task, "track_status", True):
+            return False
+        if name.startswith("celery."):
+            return False
+        queue = options.get("queue") or getattr(task, "queue", None)
+        queue_name = str(getattr(queue, "name", queue) or self.conf.task_default_queue)
+        return self.reports.sent(id, name, queue_name, headers[CORRELATION_ID], None)
+
+    def _declare_delays(self) -> None:
+        """Declare what carries a delay on RabbitMQ; a worker does so too, but may come later, and
+        until then what is delayed would be dropped at its end.
+        """
+        if self._delayed_pid == os.getpid():
+            return
+        try:
+            with self.connection_for_write() as connection:
+                declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
+                for queue in self.amqp.queues.values():
+                    queue(connection.default_channel).declare()
+                    bind_queue_to_native_delayed_delivery_exchange(connection, queue)
+        except Exception as error:
+            answer = sending.translated(error, "a task with a countdown")
+            if answer is None:
+                raise
+            raise answer from error
+        self._delayed_pid = os.getpid()
+
+    # --- Celery's own ----------------------------------------------------------------------
+
+    def type_checker(self, fun: Any, bound: bool = False) -> Any:
+        from mainstay.tasks.celery.base import takes_session
+
+        if not takes_session(fun):
+            return super().type_checker(fun, bound=bound)
+        # The session is ours to give: whoever sends the task gives the other arguments.
+        import inspect
+
+        signature = inspect.signature(fun)
+        kept = [each for name, each in signature.parameters.items() if name != "session"]
+        rest = signature.replace(parameters=kept[1:] if bound else kept)
+
+        def check(*args: Any, **kwargs: Any) -> None:
+            rest.bind(*args, **kwargs)
+
+        return staticmethod(check)
+
+    def _get_backend(self) -> Any:
+        # Celery's own property would take the environment variable as it is, in a spelling that
+        # Celery does not know.
+        url = self.conf.get("result_backend") or profiles.result_backend(self.service.settings)
+        backend, url = backends.by_url(url, self.loader)
+        return backend(app=self, url=url)
+
+    def _load_config(self) -> Any:
+        try:
+            return super()._load_config()
+        except Misconfigured as error:
+            if Path(sys.argv[0]).name == "celery":
+                sys.stderr.write(f"{error}\n")
+                raise SystemExit(Misconfigured.exit_code) from error
+            raise
+
+
+def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any]:
+    """Round a delay up to whole seconds, which is what RabbitMQ's delay queues know."""
+    if isinstance(eta, datetime):
+        aware = eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+        countdown, eta = (aware - datetime.now(UTC)).total_seconds(), None
+    if countdown is None or countdown <= 0:
+        return None, eta
+    return float(math.ceil(countdown)), eta
+
+
+def _services(holder: Any) -> list[Service]:
+    found = [
+        holder,
+        getattr(holder, "service", None),
+        getattr(getattr(holder, "state", None), "service", None),
+    ]
+    extensions = getattr(holder, "extensions", None)
+    if isinstance(extensions, Mapping):
+        found.append(extensions.get("mainstay"))
+    return [each for each in found if isinstance(each, Service)]

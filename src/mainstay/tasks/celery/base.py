@@ -1,0 +1,94 @@
+"""The class of every task of a Mainstay application."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import celery
+
+from mainstay.errors import Misconfigured
+from mainstay.pipeline import drive, stations
+from mainstay.retries import Backoff
+from mainstay.tasks.celery.entry import TaskEntry
+from mainstay.tasks.celery.profiles import Profile, acknowledgement, soft_limit
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.app import App
+
+__all__ = ["Task", "takes_session"]
+
+
+class Task(celery.Task):
+    """A Celery task that passes the stations; its options are given in ``@app.task(…)``.
+
+    A parameter called ``session`` is filled with a unit of work of the service's database, which
+    is committed when the task returns and rolled back when it raises.
+
+    Attributes:
+        profile: ``redeliver`` or ``dead-letter``: what becomes of it when its worker dies; the
+            application's by default.
+        once: Its effect, written with ``session``, happens once however often it is delivered.
+        track_status: Keep a status that can be asked for; off for work that nobody asks about.
+        backoff: How often and how far apart it is tried again after a passing failure.
+    """
+
+    abstract = True
+    Request = "mainstay.tasks.celery.requests:Request"
+
+    profile: ClassVar[Profile | None] = None
+    once: ClassVar[bool] = False
+    track_status: ClassVar[bool] = True
+    backoff: ClassVar[Backoff] = Backoff()
+    takes_session: ClassVar[bool] = False
+
+    app: App
+
+    @classmethod
+    def bind(cls, app: App) -> App:
+        if cls.profile is not None:
+            if cls.profile not in ("redeliver", "dead-letter"):
+                raise Misconfigured(
+                    f"task {cls.name}: profile {cls.profile!r} is unknown: redeliver or dead-letter"
+                )
+            for option, value in acknowledgement(cls.profile).items():
+                setattr(cls, option, value)
+        if cls.time_limit and not cls.soft_time_limit:
+            cls.soft_time_limit = soft_limit(cls.time_limit)
+        cls.takes_session = takes_session(cls.run)
+        if cls.once and not cls.takes_session:
+            raise Misconfigured(
+                f"task {cls.name}: once=True needs a parameter `session`, whose transaction holds "
+                "the effect and the note that it is done"
+            )
+        bound: App = super().bind(app)
+        return bound
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.request.called_directly:
+            return super().__call__(*args, **kwargs)
+        return drive(stations(TaskEntry(self, args, kwargs), self.app.service))
+
+    def progress(self, current: int, total: int, **meta: Any) -> None:
+        """Tell how far the task is; those who ask for its status see it.
+
+        Args:
+            current: Steps done.
+            total: Steps in all.
+            meta: Anything else that JSON can hold.
+        """
+        percent = round(100 * current / total, 1) if total else 0.0
+        told = {"current": current, "total": total, "progress": percent, **meta}
+        self.app.reports.progress(self, told)
+        if not self.request.called_directly and not self.request.is_eager:
+            ignored = self.request.ignore_result
+            if not (self.ignore_result if ignored is None else ignored):
+                self.update_state(state="PROGRESS", meta=told)
+
+
+def takes_session(run: Any) -> bool:
+    """Does a task's function have a parameter called ``session``?"""
+    try:
+        return "session" in inspect.signature(run).parameters
+    except (TypeError, ValueError):
+        return False

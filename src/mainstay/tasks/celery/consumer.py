@@ -1,0 +1,176 @@
+"""The worker's consumer, with a guard before Celery's own strategy.
+
+No message can stop the worker, jam it or vanish: what Celery cannot take becomes a dead letter
+with its reason. `Consumer.create_task_handler` is the one method used here that Celery does not
+document; a contract test holds it for every supported version.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from celery import signals
+from celery.worker import state as worker_state
+from celery.worker.consumer import Consumer
+
+from mainstay.tasks.celery.guard import Limits, Surprise, surprise
+from mainstay.tasks.celery.letters import DELIVERIES, note
+from mainstay.tasks.celery.profiles import transport_of
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.app import App
+
+__all__ = ["GuardedConsumer"]
+
+logger = logging.getLogger(__name__)
+
+# An unforeseen error may have left something reserved: one may be chance, two are not.
+_UNFORESEEN_LIMIT = 2
+_BEAT_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.5
+_RECONNECT_MOST_SECONDS = 2.0
+_EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
+
+
+class GuardedConsumer(Consumer):
+    """Celery's consumer; ``worker_consumer`` names it."""
+
+    app: App
+    _unforeseen = 0
+
+    def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        take: Callable[[Any], None] = super().create_task_handler(*args, **kwargs)
+        settings = self.app.service.settings
+        limits = Limits(body_bytes=settings.body_limit_bytes, deliveries=self.app.delivery_limit)
+        # KeyError is among kombu's connection errors on Redis, and among a message's surprises.
+        broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
+
+        def on_message(message: Any) -> None:
+            found = surprise(message, limits)
+            if found is None:
+                if message.headers.get(DELIVERIES):
+                    self.app.service.metrics.redelivered()
+                try:
+                    take(message)
+                    return
+                except broken:  # the broker's trouble is Celery's
+                    raise
+                except Exception as error:
+                    logger.exception("a message was not foreseen by the guard")
+                    found = Surprise(f"refused:{type(error).__name__}", str(error)[:500])
+                    self._note_unforeseen()
+            self.bury(message, found)
+
+        return on_message
+
+    def bury(self, message: Any, found: Surprise) -> None:
+        """Put *message* among the dead letters of its queue."""
+        queue = self.queue_of(message)
+        note(message, found.reason, found.detail)
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        id = headers.get("id")
+        self.app.service.logs.write(
+            "error",
+            "mainstay.tasks",
+            f"a message of {queue} is dead: {found.reason}",
+            event="dead_letter",
+            queue=queue,
+            reason=found.reason,
+            detail=found.detail,
+            task_id=id if isinstance(id, str) else "",
+        )
+        self.settle(message, queue)
+        if isinstance(id, str) and 0 < len(id) <= 255:
+            self.app.reports.died(id, found.reason, found.detail)
+
+    def settle(self, message: Any, queue: str) -> None:
+        """Let go of *message*, whose reason was noted; its dead letter is stored first."""
+        self.app.service.metrics.dead_letter(queue)
+        is_redis = transport_of(self.app.conf.broker_url) == "redis"
+        if is_redis or not self.app.undertaker.copy(message, queue):
+            message.reject_log_error(logger, self.connection_errors)
+        else:
+            message.ack_log_error(logger, self.connection_errors)
+
+    def queue_of(self, message: Any) -> str:
+        """Return the name of the queue that *message* came from."""
+        info = message.delivery_info
+        tag = info.get("consumer_tag")
+        for queue, its_tag in getattr(self.task_consumer, "_active_tags", {}).items():
+            if its_tag == tag:
+                return str(queue)
+        taken = getattr(message, "_raw", None)
+        return str(getattr(taken, "queue", "") or info.get("routing_key") or "unknown")
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        # The consumer of remote control shares this method; it acknowledges nothing, and to
+        # reject its messages would close the channel.
+        if message.delivery_info.get("consumer_tag") in (message.channel.no_ack_consumers or ()):
+            return
+        self.bury(message, Surprise(f"decode:{type(exc).__name__}", str(exc)[:500]))
+
+    def on_unknown_message(self, body: Any, message: Any) -> None:
+        self.bury(message, Surprise("malformed:headers", "it is no task"))
+
+    def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        name = message.headers.get("task", "")
+        self.bury(
+            message,
+            Surprise("unknown-task", f"no task is called {name!r} here: is its module imported?"),
+        )
+        signals.task_unknown.send(
+            sender=self, message=message, exc=exc, name=name, id=message.headers.get("id")
+        )
+
+    def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
+        self.bury(message, Surprise("malformed:task", str(exc)[:500]))
+        signals.task_rejected.send(sender=self, message=message, exc=exc)
+
+    def register_with_event_loop(self, hub: Any) -> None:
+        super().register_with_event_loop(hub)
+        hub.call_repeatedly(_BEAT_SECONDS, self._beat)
+
+    def _beat(self) -> None:
+        self.app.worker.beat()
+        # Celery looks every five seconds for children that died without a sign.
+        maintain = getattr(self.pool, "maintain_pool", None)
+        if maintain is not None:
+            maintain()
+
+    def ensure_connected(self, conn: Any) -> Any:
+        """As Celery's, but soon again, and without a word missing from `/healthz` meanwhile."""
+        worker = self.app.worker
+        worker.connecting()
+
+        def keep_trying() -> None:
+            worker.connecting()
+            worker_state.maybe_shutdown()
+
+        def tell(error: BaseException, interval: float) -> None:
+            worker.connecting()
+            logger.error(
+                "the broker %s cannot be reached (%s); trying again in %.1f s",
+                conn.as_uri(),
+                type(error).__name__,
+                interval,
+            )
+
+        conn = conn.ensure_connection(
+            tell,
+            None,
+            interval_start=_RECONNECT_SECONDS,
+            interval_step=_RECONNECT_SECONDS,
+            interval_max=_RECONNECT_MOST_SECONDS,
+            callback=keep_trying,
+        )
+        self.first_connection_attempt = False
+        worker.connected(self)
+        return conn
+
+    def _note_unforeseen(self) -> None:
+        self._unforeseen += 1
+        if self._unforeseen >= _UNFORESEEN_LIMIT:
+            logger.critical("leaving: more than one message was not foreseen by the guard")
+            worker_state.should_stop = _EXIT_CODE

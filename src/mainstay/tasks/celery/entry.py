@@ -1,0 +1,166 @@
+"""One task on its way through the stations that all work passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, Retry
+
+from mainstay import context as contexts
+from mainstay.context import Principal
+from mainstay.deadletters import reason_of
+from mainstay.errors import AlreadyDone
+from mainstay.pipeline import Entry, Step, outcome_of
+from mainstay.retries import RetryIn, decide
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.base import Task
+    from mainstay.traces import SpanKind
+
+__all__ = ["TaskEntry"]
+
+_CARRIED = (
+    contexts.CORRELATION_ID,
+    contexts.TRACEPARENT,
+    contexts.TRACESTATE,
+    contexts.PRINCIPAL_TOKEN,
+)
+# Our own back-off counts the attempts; Celery's limit is for tasks that call `retry` themselves.
+_NO_LIMIT_OF_CELERY = 1_000_000
+
+
+class TaskEntry(Entry[Any]):
+    """A task that a worker, or an eager call, does now."""
+
+    kind = "task"
+    span_kind: ClassVar[SpanKind] = "consumer"
+
+    def __init__(self, task: Task, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._task = task
+        self._service = task.app.service
+        self._args = args
+        self._kwargs = kwargs
+        self._request = task.request
+        self._attempt = int(self._request.retries or 0) + 1
+        self._headers = self._carried()
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+    @property
+    def name(self) -> str:
+        return str(self._task.name)
+
+    def handle(self) -> Step[Any]:
+        return Step(sync=self._do)
+
+    def authenticate(self) -> Step[Principal | None] | None:
+        token = self._headers.get(contexts.PRINCIPAL_TOKEN)
+        tokens = self._service.tokens
+        if not token or not tokens.can_verify:
+            return None
+        return Step(sync=lambda: tokens.verify_work(token))
+
+    def outcome(self, error: BaseException | None) -> str:
+        if isinstance(error, Retry):
+            return "retry"
+        if isinstance(error, Ignore):
+            return "done"
+        if isinstance(error, Reject):
+            return "refused"
+        if isinstance(error, SoftTimeLimitExceeded):
+            return "expired"
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            return "cancelled"
+        return outcome_of(error)
+
+    def measure(self, outcome: str, seconds: float) -> None:
+        self._service.metrics.task(self.name, outcome, seconds)
+
+    def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
+        facts: dict[str, Any] = {
+            "name": self.name,
+            "outcome": outcome,
+            "duration_ms": round(seconds * 1000, 3),
+            "task_id": self._request.id,
+            "attempt": self._attempt,
+        }
+        level = "info"
+        if isinstance(error, Retry):
+            level = "warning"
+            facts["reason"] = type(error.exc).__name__ if error.exc is not None else "asked for"
+            facts["retry_in_seconds"] = error.when if isinstance(error.when, float) else None
+            error = None
+        elif isinstance(error, Ignore):
+            error = None
+        elif outcome == "cancelled":
+            level, error = "warning", None
+        elif error is not None:
+            level = "error"
+            facts["reason"] = reason_of(error)
+        self._service.logs.write(
+            level, "mainstay.tasks", f"{self.name} {outcome}", event="task", error=error, **facts
+        )
+
+    def _carried(self) -> dict[str, str]:
+        request = self._request
+        carried = {name: value for name in _CARRIED if isinstance(value := request.get(name), str)}
+        if not carried and request.is_eager:
+            context = contexts.current()
+            return {} if context is None else context.inject()
+        return carried
+
+    def _do(self) -> Any:
+        task, reports = self._task, self._task.app.reports
+        try:
+            reports.started(task, self._attempt)
+            result = self._run()
+        except (Retry, Ignore, Reject):
+            raise
+        except AlreadyDone:
+            # The first delivery has reported; this one leaves its answer as it is.
+            raise Ignore("done before") from None
+        except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
+            self._failed(error)
+        else:
+            return result
+
+    def _run(self) -> Any:
+        """Do the body, inside a unit of work when it asks for a session."""
+        task = self._task
+        if not task.takes_session or "session" in self._kwargs:
+            result = task.run(*self._args, **self._kwargs)
+            task.app.reports.succeeded(task, self._attempt, result)
+            return result
+        with ExitStack() as unit:
+            session = unit.enter_context(task.app.database.session())
+            if task.once:
+                unit.enter_context(task.app.deduplicated(session, f"task:{self._request.id}"))
+            result = task.run(*self._args, session=session, **self._kwargs)
+            in_transaction = task.app.reports.succeeded_in(session, task, self._attempt, result)
+        if not in_transaction:
+            task.app.reports.succeeded(task, self._attempt, result)
+        return result
+
+    def _failed(self, error: Exception) -> None:
+        task, reports = self._task, self._task.app.reports
+        decision = decide(error, self._attempt, task.backoff)
+        if not isinstance(decision, RetryIn):
+            reports.failed(task, self._attempt, error)
+            raise error
+        reports.retrying(task, self._attempt, error)
+        try:
+            again = task.retry(
+                exc=error,
+                countdown=decision.seconds,
+                max_retries=_NO_LIMIT_OF_CELERY,
+                throw=False,
+            )
+        except Reject as refused:
+            # The broker took no retry: let it have the message back, and not as a dead letter.
+            raise Reject(refused.reason, requeue=True) from error
+        raise again from error

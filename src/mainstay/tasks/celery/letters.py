@@ -1,0 +1,144 @@
+"""How does a message that a worker cannot do become a dead letter, with its reason?
+
+On Redis our transport writes the letter in the step that takes the message away. Elsewhere the
+protocol has no room for a reason (`basic.reject` carries none), so a confirmed copy goes to the
+dead-letter queue before the message is acknowledged: a crash in between leaves both, never none.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from kombu import Queue
+
+from mainstay.context import PRINCIPAL_TOKEN
+from mainstay.deadletters import DeadLetter, dead_letters_of
+from mainstay.errors import Disconnected, NotConnected
+from mainstay.resources.amqp.connection import connect
+from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.resources.amqp.publisher import Publisher
+from mainstay.tasks.celery.profiles import transport_of
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.app import App
+
+__all__ = ["DELIVERIES", "Undertaker", "letter_of", "note"]
+
+logger = logging.getLogger(__name__)
+
+DELIVERIES = "x-delivery-count"
+"""How often the message was given back unfinished; RabbitMQ's quorum queues write it, and ours
+on Redis."""
+
+_DETAIL_CHARACTERS = 2_000
+_HEADER_CHARACTERS = 1_024
+_HEADERS = 64
+_ID_CHARACTERS = 255
+
+
+def note(message: Any, reason: str, detail: str = "") -> None:
+    """Write on *message* why it is about to be rejected; the first reason stays."""
+    if not hasattr(message, "reason"):
+        message.reason, message.detail = reason, detail[:_DETAIL_CHARACTERS]
+
+
+def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
+    """Return the dead letter of *message*, whatever is wrong with it."""
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    body = message.body
+    return DeadLetter(
+        id=_text(headers.get("id")) or _text(message.properties.get("correlation_id")),
+        kind="task",
+        queue=queue,
+        reason=getattr(message, "reason", "rejected"),
+        name=_text(headers.get("task")),
+        detail=getattr(message, "detail", ""),
+        headers={
+            str(name)[:_ID_CHARACTERS]: str(value)[:_HEADER_CHARACTERS]
+            for name, value in list(headers.items())[:_HEADERS]
+            if value is not None and name != PRINCIPAL_TOKEN
+        },
+        body=body if isinstance(body, bytes) else str(body or "").encode(errors="replace"),
+        envelope=envelope,
+    )
+
+
+class Undertaker:
+    """Copies messages to the dead-letter queues of a broker that has no better way."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._publisher: Publisher | None = None
+
+    def copy(self, message: Any, queue: str) -> bool:
+        """Store *message* among the dead letters of *queue*; says whether that is certain."""
+        letter = letter_of(message, queue=queue)
+        headers = dict(message.headers) if isinstance(message.headers, dict) else {}
+        # A token is over long before anybody retries, and nobody who looks here is to have it.
+        headers.pop(PRINCIPAL_TOKEN, None)
+        if not message.errors:
+            headers.pop("compression", None)  # kombu has decompressed the body
+        headers |= headers_of(letter)
+        try:
+            self._store(letter, message, headers)
+        except Exception as error:  # noqa: BLE001 - the broker then dead-letters it, without a reason
+            logger.warning(
+                "a dead letter of %s could not be given its reason %s (%s); the broker keeps it "
+                "without",
+                queue,
+                letter.reason,
+                type(error).__name__,
+            )
+            return False
+        return True
+
+    def close(self) -> None:
+        """Let the connection go."""
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            publisher.close()
+
+    def _store(self, letter: DeadLetter, message: Any, headers: dict[str, Any]) -> None:
+        dead = dead_letters_of(letter.queue)
+        content_type = str(message.content_type or "application/octet-stream")
+        content_encoding = str(message.content_encoding or "binary")
+        if transport_of(self._app.conf.broker_url) != "amqp":
+            with self._app.producer_pool.acquire(block=True) as producer:
+                producer.publish(
+                    letter.body,
+                    exchange="",
+                    routing_key=dead,
+                    declare=[Queue(dead)],
+                    content_type=content_type,
+                    content_encoding=content_encoding,
+                    headers=headers,
+                    correlation_id=letter.id,
+                )
+            return
+        properties = {
+            "content_type": content_type[:_ID_CHARACTERS],
+            "content_encoding": content_encoding[:_ID_CHARACTERS],
+            "correlation_id": letter.id,
+            "application_headers": headers,
+        }
+        publisher = self._here()
+        try:
+            publisher.publish(letter.body, routing_key=dead, properties=properties)
+        except (NotConnected, Disconnected):
+            publisher.publish(letter.body, routing_key=dead, properties=properties)
+
+    def _here(self) -> Publisher:
+        # A connection of its own. On the one that consumes, waiting for the confirm would handle
+        # the deliveries that arrive meanwhile; those of kombu's pool are shut down, for both
+        # sides, by each child that is forked.
+        if self._publisher is None:
+            url = str(self._app.conf.broker_url)
+            self._publisher = Publisher(
+                lambda: connect(url, confirm_publish=True, heartbeat_seconds=0)
+            )
+        return self._publisher
+
+
+def _text(value: object) -> str:
+    return value[:_ID_CHARACTERS] if isinstance(value, str) else ""

@@ -1,0 +1,286 @@
+"""What is a Celery application told, so that it loses nothing?
+
+Two profiles, and no third. Both acknowledge a task after its work; they differ in what becomes of
+a task whose worker died under it: ``redeliver`` does it again, ``dead-letter`` puts it among the
+dead letters. Everything else that loses or doubles work when it is forgotten is set here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from mainstay.config import urls
+from mainstay.errors import Misconfigured
+from mainstay.tasks.celery.queues import TaskQueue
+
+if TYPE_CHECKING:
+    from mainstay.config import Settings
+
+__all__ = [
+    "CONFIRM_TIMEOUT_SECONDS",
+    "DELAY_LIMIT_SECONDS",
+    "Profile",
+    "acknowledgement",
+    "check",
+    "configuration",
+    "refusals",
+    "result_backend",
+    "soft_limit",
+    "task_refusals",
+    "transport_of",
+]
+
+Profile = Literal["redeliver", "dead-letter"]
+
+CONNECT_TIMEOUT_SECONDS = 1.0
+CONFIRM_TIMEOUT_SECONDS = 2.0
+HEARTBEAT_SECONDS = 10
+DELAY_LIMIT_SECONDS = 600.0
+"""What is due later than this does not belong in a broker."""
+_CONSUMER_TIMEOUT_MARGIN_SECONDS = 60.0
+_ROOM = "mainstay.tasks.celery"
+
+
+def transport_of(url: str) -> str:
+    """Return ``amqp``, ``redis`` or ``memory`` for a broker's URL."""
+    scheme = url.partition("://")[0]
+    return {"amqps": "amqp", "rediss": "redis", "pyamqp": "amqp"}.get(scheme, scheme)
+
+
+def soft_limit(hard: float) -> float:
+    """Return when a task is asked to stop, before it is made to: the task then fails with a
+    reason, while one that is killed can only be counted.
+    """
+    return hard - min(10.0, hard / 10)
+
+
+def acknowledgement(profile: Profile) -> dict[str, bool]:
+    """Return the options of a task under *profile*."""
+    return {
+        "acks_late": True,
+        "acks_on_failure": False,
+        "acks_on_timeout": False,
+        "reject_on_worker_lost": profile == "redeliver",
+    }
+
+
+def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[str, Any]:
+    """Return Celery's settings for *settings*.
+
+    Raises:
+        Misconfigured: No broker is named, or a queue cannot be.
+    """
+    broker = str(settings.need("celery_broker_url"))
+    transport = transport_of(broker)
+    default = settings.celery_default_queue
+    declared = {queue.name: queue for queue in (TaskQueue(name=default), *queues)}
+    hard = settings.celery_task_time_limit
+    conf: dict[str, Any] = {
+        # Only JSON is ever read: a pickle can do anything.
+        "accept_content": ["json"],
+        "task_serializer": "json",
+        "result_serializer": "json",
+        "result_accept_content": ["json"],
+        "enable_utc": True,
+        "timezone": "UTC",
+        # --- broker
+        "broker_url": broker,
+        "broker_connection_timeout": CONNECT_TIMEOUT_SECONDS,
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_heartbeat": HEARTBEAT_SECONDS,
+        "broker_channel_error_retry": True,
+        "broker_transport_options": _transport_options(transport),
+        # --- queues
+        "task_queues": [queue.declared(transport) for queue in declared.values()],
+        "task_default_queue": default,
+        "task_default_queue_type": "quorum",
+        "task_default_exchange_type": "topic" if transport == "amqp" else "direct",
+        "task_default_delivery_mode": "persistent",
+        "task_create_missing_queues": True,
+        "worker_detect_quorum_queues": True,
+        # --- sending: our own sender retries what is safe to retry
+        "task_publish_retry": False,
+        # --- a task's life
+        **{f"task_{name}": value for name, value in acknowledgement(_profile(settings)).items()},
+        "task_acks_late": settings.celery_task_acks_late,
+        "task_time_limit": hard,
+        "task_soft_time_limit": soft_limit(hard),
+        "task_track_started": True,
+        "task_ignore_result": True,
+        "task_store_errors_even_if_ignored": False,
+        "task_always_eager": settings.celery_task_always_eager,
+        "task_eager_propagates": settings.celery_task_eager_propagates,
+        "task_store_eager_result": settings.celery_task_store_eager_result,
+        # --- worker
+        "worker_consumer": f"{_ROOM}.consumer:GuardedConsumer",
+        "worker_prefetch_multiplier": 1,
+        "worker_eta_task_limit": 1_000,
+        "worker_cancel_long_running_tasks_on_connection_loss": True,
+        "worker_enable_soft_shutdown_on_idle": False,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_lost_wait": 2.0,
+        "worker_send_task_events": False,
+        # --- results, for those who ask for them
+        "result_extended": True,
+        "result_expires": 86_400,
+        "result_backend_max_retries": 3,
+        "redis_socket_timeout": CONFIRM_TIMEOUT_SECONDS,
+        "redis_socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+        "redis_socket_keepalive": True,
+        "database_engine_options": {"pool_pre_ping": True},
+        "database_short_lived_sessions": True,
+    }
+    if transport == "redis":
+        conf["broker_transport"] = f"{_ROOM}.transport:Transport"
+    return conf
+
+
+def result_backend(settings: Settings) -> str:
+    """Return the result backend in Celery's spelling."""
+    url = settings.celery_result_backend
+    if url is None:
+        return "disabled://"
+    scheme = url.partition("://")[0]
+    if scheme.startswith(("postgres", "sqlite")):
+        return f"db+{urls.sync_url(url)}"
+    return url
+
+
+def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[str]:
+    """Say which of Celery's settings lose or double work, each with what to change."""
+    found: list[str] = []
+    transport = transport_of(str(conf["broker_url"]))
+    found += (problem for queue in queues for problem in queue.problems())
+    if not conf["task_acks_late"]:
+        found.append(
+            "task_acks_late is off: a task is lost when its worker dies: leave it on "
+            "(CELERY_TASK_ACKS_LATE=1)"
+        )
+    elif conf["task_acks_on_failure"] and not conf["task_reject_on_worker_lost"]:
+        found.append(
+            "task_acks_late alone loses the tasks of killed workers: choose a profile "
+            "(CELERY_TASK_PROFILE=redeliver or dead-letter) and leave task_acks_on_failure and "
+            "task_reject_on_worker_lost alone"
+        )
+    found += _limits(conf["task_time_limit"], conf["task_soft_time_limit"], "task")
+    if "pickle" in (conf["accept_content"] or ()) or "application/x-python-serialize" in (
+        conf["accept_content"] or ()
+    ):
+        found.append("accept_content has pickle, which runs what a message says: take it out")
+    if str(conf.get("result_backend") or "").startswith("rpc://"):
+        found.append(
+            "result_backend is rpc://, which forgets results with the connection: name a database "
+            "or Redis (CELERY_RESULT_BACKEND)"
+        )
+    options = conf["broker_transport_options"] or {}
+    if transport == "amqp":
+        if not options.get("confirm_publish"):
+            found.append(
+                "broker_transport_options has no confirm_publish: accepted tasks may be lost: set "
+                "it to True"
+            )
+        found += _broker_limits(conf, queues)
+        found += _declarations(conf)
+    if transport == "redis" and not str(conf["broker_transport"] or "").startswith(_ROOM):
+        found.append(
+            "broker_transport is not Mainstay's: kombu's own loses a task when its worker dies "
+            f"while it takes it: leave it at {_ROOM}.transport:Transport"
+        )
+    return found
+
+
+def task_refusals(name: str, task: Any) -> list[str]:
+    """Say which options of one task lose or double it, each with what to change."""
+    found = _limits(task.time_limit, task.soft_time_limit, f"task {name}")
+    if not task.acks_late:
+        found.append(
+            f"task {name}: acks_late is off: it is lost when its worker dies: leave it out"
+        )
+    elif task.acks_on_failure and not task.reject_on_worker_lost:
+        found.append(
+            f"task {name}: acks_late alone loses it when its worker is killed: give it "
+            "profile='redeliver' or profile='dead-letter' instead"
+        )
+    return found
+
+
+def _profile(settings: Settings) -> Profile:
+    return settings.celery_task_profile
+
+
+def _transport_options(transport: str) -> dict[str, Any]:
+    # How often a lazy connection is tried when somebody sends: once, and then the sender knows.
+    once = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+    if transport == "amqp":
+        return once | {
+            "confirm_publish": True,
+            "connect_retries_timeout": CONNECT_TIMEOUT_SECONDS,
+            "read_timeout": None,
+            "write_timeout": CONFIRM_TIMEOUT_SECONDS,
+        }
+    if transport == "redis":
+        return once | {
+            "connect_retries_timeout": CONNECT_TIMEOUT_SECONDS,
+            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
+            "socket_timeout": CONFIRM_TIMEOUT_SECONDS,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+            "unacked_restore_interval": 3,
+            "priority_steps": [0],
+        }
+    return once
+
+
+def _limits(hard: float | None, soft: float | None, what: str) -> list[str]:
+    if not hard:
+        return [f"{what} has no time_limit: set CELERY_TASK_TIME_LIMIT or time_limit=…"]
+    if soft and soft >= hard:
+        problem = (
+            f"{what}: soft_time_limit {soft:g} s is not below time_limit {hard:g} s: such a task "
+            "is killed without a reason; lower the soft one"
+        )
+        return [problem]
+    return []
+
+
+def _broker_limits(conf: Mapping[str, Any], queues: Sequence[TaskQueue]) -> list[str]:
+    hard = conf["task_time_limit"] or 0
+    return [
+        f"CELERY_TASK_TIME_LIMIT {hard:g} s is not a minute below RabbitMQ's consumer_timeout "
+        f"({queue.consumer_timeout_seconds:g} s) of queue {queue.name!r}: the broker closes the "
+        "channel of such a worker; lower the limit, or raise consumer_timeout in rabbitmq.conf and "
+        "say so with TaskQueue(consumer_timeout_seconds=…)"
+        for queue in queues or (TaskQueue(name=conf["task_default_queue"]),)
+        if hard > queue.consumer_timeout_seconds - _CONSUMER_TIMEOUT_MARGIN_SECONDS
+    ]
+
+
+def _declarations(conf: Mapping[str, Any]) -> list[str]:
+    found = []
+    for queue in conf["task_queues"] or ():
+        arguments = queue.queue_arguments or {}
+        is_quorum = arguments.get("x-queue-type") == "quorum"
+        if not arguments.get("x-dead-letter-exchange"):
+            found.append(f"queue {queue.name!r} has no dead letters: declare it as TaskQueue(…)")
+        if is_quorum and "x-delivery-limit" not in arguments:
+            found.append(f"queue {queue.name!r} has no delivery limit: declare it as TaskQueue(…)")
+        if is_quorum and queue.exchange is not None and queue.exchange.type == "direct":
+            found.append(
+                f"queue {queue.name!r} is a quorum queue behind a direct exchange, where tasks "
+                "with a countdown block the others: make the exchange a topic exchange"
+            )
+    return found
+
+
+def check(problems: Sequence[str]) -> None:
+    """Refuse to start when there are *problems*.
+
+    Raises:
+        Misconfigured: There are; the message has them all.
+    """
+    if problems:
+        raise Misconfigured("this worker would lose or double tasks:\n  " + "\n  ".join(problems))

@@ -1,0 +1,178 @@
+"""Who tells the status store of a turn in a task's life, and what if the store does not answer?
+
+The sender's word (*waiting*) and the worker's first (*started*) must be kept, or nothing is done:
+both fail as the store fails. What comes after the work is told as well as can be: a result that
+is not noted must not make the work be done again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from os import getpid
+from typing import TYPE_CHECKING, Any
+
+from mainstay import context as contexts
+from mainstay.deadletters import reason_of
+from mainstay.errors import MainstayError, Retry
+from mainstay.tasks.celery.statuses import store_of
+from mainstay.tasks.status import State, StatusStore, TaskStatus
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.app import App
+    from mainstay.tasks.celery.base import Task
+
+__all__ = ["Reports"]
+
+logger = logging.getLogger(__name__)
+
+_MOMENT_SECONDS = 1.0
+_PAUSE_SECONDS = 5.0
+_MOST_KEPT = 10_000
+
+
+class Reports:
+    """The reports of one application, in one process."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._pid = 0
+        self._store: StatusStore | None = None
+        self._later: deque[TaskStatus] = deque(maxlen=_MOST_KEPT)
+        self._pause_until = 0.0
+
+    @property
+    def store(self) -> StatusStore | None:
+        """Where the statuses are; ``None`` when nobody keeps any."""
+        self._mind_fork()
+        return self._store
+
+    def sent(self, id: str, name: str, queue: str, correlation_id: str, session: Any) -> bool:
+        """The task is about to be sent; says whether that was news."""
+        store = self.store
+        if store is None:
+            return False
+        status = TaskStatus(id=id, name=name, queue=queue, correlation_id=correlation_id)
+        return store.record(status, session=session)
+
+    def not_sent(self, id: str, error: BaseException) -> None:
+        """The broker did not take it, for certain."""
+        self._tell(TaskStatus(id=id, state=State.FAILURE, error=_told(error)))
+
+    def started(self, task: Task, attempt: int) -> None:
+        """A worker begins the task."""
+        store = self.store
+        if store is None or not task.track_status:
+            return
+        context = contexts.current()
+        store.record(
+            TaskStatus(
+                id=task.request.id,
+                name=task.name,
+                state=State.STARTED,
+                attempts=attempt,
+                correlation_id="" if context is None else context.correlation_id,
+            )
+        )
+
+    def progress(self, task: Task, told: dict[str, Any]) -> None:
+        """The task tells how far it is."""
+        if task.track_status and task.request.id:
+            attempt = int(task.request.retries or 0) + 1
+            self._tell(
+                TaskStatus(id=task.request.id, state=State.PROGRESS, attempts=attempt, meta=told)
+            )
+
+    def succeeded_in(self, session: Any, task: Task, attempt: int, result: Any) -> bool:
+        """The task is done; noted in the transaction of its effect where the store is in that
+        database. Says whether it was.
+        """
+        store = self.store
+        if store is None or not task.track_status:
+            return True
+        if not hasattr(store, "afind"):
+            return False
+        store.record(_success(task, attempt, result), session=session)
+        return True
+
+    def succeeded(self, task: Task, attempt: int, result: Any) -> None:
+        """The task is done."""
+        if task.track_status:
+            self._tell(_success(task, attempt, result))
+
+    def retrying(self, task: Task, attempt: int, error: BaseException) -> None:
+        """The task failed in passing."""
+        if task.track_status:
+            self._tell(_turn(task, State.RETRYING, attempt, _told(error)))
+
+    def failed(self, task: Task, attempt: int, error: BaseException) -> None:
+        """The task failed for good."""
+        if task.track_status:
+            self._tell(_turn(task, State.FAILURE, attempt, _told(error)))
+
+    def died(self, id: str, reason: str, detail: str) -> None:
+        """The worker's main process buried the task; told by its loop."""
+        kind = reason.rpartition(":")[2]
+        error = {"type": kind, "detail": detail}
+        self._later.append(TaskStatus(id=id, state=State.FAILURE, error=error))
+
+    def revoked(self, id: str) -> None:
+        """Somebody called the task off; likewise."""
+        self._later.append(TaskStatus(id=id, state=State.REVOKED))
+
+    def tell_later(self) -> None:
+        """Tell what the main process has kept, for a moment; what a store that is down does not
+        take is kept.
+
+        On the main thread, because a thread of its own would be at work while a child is forked.
+        """
+        ends = time.monotonic() + _MOMENT_SECONDS
+        store = self.store if self._later else None
+        while self._later and store is not None and self._pause_until < time.monotonic() < ends:
+            try:
+                store.record(self._later[0])
+            except Retry:
+                self._pause_until = time.monotonic() + _PAUSE_SECONDS
+                return
+            except Exception as error:  # noqa: BLE001 - one that cannot be kept must not stop the others
+                logger.warning("a status could not be noted: %s", type(error).__name__)
+            self._later.popleft()
+
+    def _tell(self, status: TaskStatus) -> None:
+        store = self.store
+        if store is None:
+            return
+        try:
+            store.record(status)
+        except Exception as error:  # noqa: BLE001 - the work is over; only its note is missing
+            logger.warning(
+                "task %s is %s, and that could not be noted: %s",
+                status.id,
+                status.state,
+                type(error).__name__,
+            )
+
+    def _mind_fork(self) -> None:
+        if self._pid != getpid():
+            # What the parent had connected, and was about to tell, is the parent's.
+            self._later.clear()
+            self._store = store_of(self._app.service)
+            self._pid = getpid()
+
+
+def _success(task: Task, attempt: int, result: Any) -> TaskStatus:
+    return TaskStatus(
+        id=task.request.id, name=task.name, state=State.SUCCESS, attempts=attempt, result=result
+    )
+
+
+def _turn(task: Task, state: State, attempt: int, error: dict[str, str]) -> TaskStatus:
+    return TaskStatus(
+        id=task.request.id, name=task.name, state=state, attempts=attempt, error=error
+    )
+
+
+def _told(error: BaseException) -> dict[str, str]:
+    detail = error.detail if isinstance(error, MainstayError) else str(error)
+    return {"type": reason_of(error).rpartition(":")[2], "detail": detail[:2_000]}

@@ -1,0 +1,209 @@
+"""How is a task handed to the broker, so that the sender knows what became of it?
+
+Within two seconds: accepted, or one of the errors that say what is known. A connection that a
+restarted broker has closed is replaced and the task is sent again under the same id; whatever
+else is unclear is the sender's to decide.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import amqp
+import redis
+from amqp.exceptions import MessageNacked
+from kombu.exceptions import EncodeError, LimitExceeded
+from kombu.utils.json import dumps
+
+from mainstay import context as contexts
+from mainstay.errors import (
+    Disconnected,
+    Invalid,
+    MainstayError,
+    Misconfigured,
+    NoRoute,
+    NotConnected,
+    Overloaded,
+    TooLarge,
+    Unconfirmed,
+)
+from mainstay.tasks.celery.guard import DEPTH_LIMIT, depth_of
+from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS
+
+if TYPE_CHECKING:
+    from mainstay.tasks.celery.app import App
+
+__all__ = ["check_body", "check_delay", "context_headers", "publish", "translated"]
+
+T = TypeVar("T")
+
+SEND_TIMEOUT_SECONDS = 2.0
+SENT_AT = "x-mainstay-sent-at"
+_NO_ROUTE = 312
+_NOT_FOUND = 404
+_PRECONDITION_FAILED = 406
+_GOODBYE_SECONDS = 0.1
+# What is certainly small is not encoded a second time only to be measured.
+_CERTAINLY_SMALL = 8
+
+
+def context_headers() -> dict[str, str]:
+    """Return the headers that carry the work at hand to the worker.
+
+    The deadline stays behind: it is the caller's, who does not wait for the task.
+    """
+    headers = (contexts.current() or contexts.Context.new()).inject()
+    headers.pop(contexts.TIMEOUT_SECONDS, None)
+    headers[SENT_AT] = f"{time.time():.3f}"
+    return headers
+
+
+def check_delay(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse what is due too late for a broker.
+
+    Raises:
+        Invalid: It is due in more than ten minutes.
+    """
+    countdown, eta = options.get("countdown"), options.get("eta")
+    if isinstance(eta, datetime):
+        aware = eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+        countdown = (aware - datetime.now(UTC)).total_seconds()
+    if countdown is not None and countdown > DELAY_LIMIT_SECONDS:
+        raise Invalid(
+            f"{name} is due in {countdown:.0f} s; a broker keeps a task for "
+            f"{DELAY_LIMIT_SECONDS:.0f} s at most: keep it in the database until then, and send "
+            "it from a periodic task"
+        )
+
+
+def check_body(name: str, body: object, limit_bytes: int) -> None:
+    """Refuse what no worker would take.
+
+    Raises:
+        TooLarge: It has more bytes, or more levels, than a worker accepts.
+    """
+    if depth_of(body, DEPTH_LIMIT - 1) is None:
+        raise TooLarge(f"the arguments of {name} are nested more than {DEPTH_LIMIT} levels deep")
+    if _characters(body, limit_bytes) * _CERTAINLY_SMALL < limit_bytes:
+        return
+    try:
+        size = len(dumps(body))
+    except Exception:  # noqa: BLE001 - the encoder says so itself, in its own words, when it is sent
+        return
+    if size > limit_bytes:
+        raise TooLarge(
+            f"the arguments of {name} are {size} bytes of JSON, {limit_bytes} are accepted: store "
+            "them and send where they are"
+        )
+
+
+def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
+    """Call *send* with a producer that is connected; once more with another when it was not.
+
+    Raises:
+        NotConnected: The broker cannot be reached: nothing was sent.
+        NoRoute: No queue took it: nothing was stored.
+        Overloaded: The queue is full, or every connection of this process is busy.
+        Unconfirmed: No confirm came in time: it may be stored or not.
+        Disconnected: The connection broke: it may be stored or not.
+    """
+    ends = time.monotonic() + SEND_TIMEOUT_SECONDS
+    while True:
+        try:
+            with app.producer_pool.acquire(block=True, timeout=SEND_TIMEOUT_SECONDS) as producer:
+                try:
+                    _connect(producer, name)
+                    return send(producer)
+                except BaseException:
+                    _abandon(producer)
+                    raise
+        except MainstayError:
+            raise
+        except LimitExceeded as error:
+            raise Overloaded(
+                f"{name} was not sent: every connection of this process is busy"
+            ) from error
+        except Exception as error:
+            answer = translated(error, name)
+            if answer is None:
+                raise
+            if isinstance(answer, Disconnected) and time.monotonic() < ends:
+                continue
+            raise answer from error
+
+
+def translated(error: BaseException, name: str) -> MainstayError | None:
+    """Return what a sender is told for *error* of a client library; ``None`` for any other."""
+    for each in _causes(error):
+        code = getattr(each, "reply_code", None)
+        if isinstance(each, MessageNacked):
+            return Overloaded(f"{name} was not sent: its queue takes no more messages")
+        if code in (_NO_ROUTE, _NOT_FOUND):
+            return NoRoute(f"{name} was not sent: no queue takes it")
+        if code == _PRECONDITION_FAILED:
+            return Misconfigured(
+                f"{name} was not sent: its queue is declared otherwise on the broker: delete that "
+                "queue when it is empty, or declare it in the code as it is there"
+            )
+        if isinstance(each, redis.exceptions.OutOfMemoryError):
+            return Overloaded(f"{name} was not sent: Redis has no memory left")
+        if isinstance(each, redis.exceptions.TimeoutError | TimeoutError):
+            return Unconfirmed(
+                f"the broker did not confirm {name} within {SEND_TIMEOUT_SECONDS:g} s: it may be "
+                "stored or not"
+            )
+        if isinstance(each, redis.exceptions.ResponseError):
+            return NotConnected(f"{name} was not sent: Redis takes no writes now")
+        if isinstance(each, redis.exceptions.RedisError | amqp.AMQPError | OSError):
+            return Disconnected(
+                f"the connection to the broker broke while {name} was sent: it may be stored or not"
+            )
+    return None
+
+
+def _connect(producer: Any, name: str) -> None:
+    try:
+        producer.channel  # noqa: B018 - a pooled producer connects when its channel is asked for
+    except Exception as error:
+        if isinstance(error, EncodeError) or translated(error, name) is None:
+            raise
+        raise NotConnected(
+            f"{name} was not sent: the broker cannot be reached: is it up, and does "
+            "CELERY_BROKER_URL name it?"
+        ) from error
+
+
+def _abandon(producer: Any) -> None:
+    # The pool would take leave of the broker, and wait for ever for one that hangs to answer. Nor
+    # may the connection be used again: a confirm that comes late would count for the next task.
+    with suppress(Exception):
+        producer.connection.collect(_GOODBYE_SECONDS)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _characters(value: object, limit: int) -> int:
+    """Count the characters of all text in *value*, eight for anything else; stops at *limit*."""
+    total, pending = 0, [value]
+    while pending and total <= limit:
+        each = pending.pop()
+        if isinstance(each, str | bytes):
+            total += len(each)
+        elif isinstance(each, Mapping):
+            pending.extend(each.keys())
+            pending.extend(each.values())
+        elif isinstance(each, list | tuple | set | frozenset):
+            pending.extend(each)
+        else:
+            total += 8
+    return total

@@ -1,0 +1,361 @@
+"""Kombu's Redis transport, changed so that no task is ever in nobody's hands.
+
+Kombu pops a message and registers it as unacknowledged afterwards: a worker killed in between
+loses it, and one killed later blocks it for the visibility timeout. Here the server itself moves
+a message from the queue (a list) to a *flight* (a list of one consumer and one queue). Every
+consumer holds a lease that it renews, by the server's clock; the flights of a consumer whose
+lease ended go back to their queues, each message with its delivery count raised; the guard of the
+next worker buries what came back too often.
+
+Keys::
+
+    <queue>                               waiting, the oldest at the right
+    <queue>_dlq                           dead letters (a stream)
+    mainstay:flight:<consumer>:<queue>    being worked on
+    mainstay:flights                      the flights, by when their consumer's lease ends
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+from itertools import count
+from queue import Empty
+from typing import Any, ClassVar
+
+import redis
+from kombu.transport import redis as kombu_redis
+from kombu.transport import virtual
+from kombu.utils.json import dumps, loads
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+
+from mainstay.context import PRINCIPAL_TOKEN
+from mainstay.deadletters import DeadLetter, dead_letters_of
+from mainstay.tasks.celery.letters import DELIVERIES, letter_of
+
+__all__ = ["FLIGHTS", "Channel", "Message", "QoS", "Transport", "requeue"]
+
+FLIGHTS = "mainstay:flights"
+FLIGHT_PREFIX = "mainstay:flight:"
+LEASE_SECONDS = 12
+RENEW_SECONDS = 3
+WAIT_SECONDS = 1.0
+WAIT_SECONDS_OF_MANY = 0.2
+# A flight whose lease ended is looked at for this long: its consumer may only have been stopped.
+_REMEMBERED_MS = 3_600_000
+
+# Every script below that takes a message out of a flight does nothing when it is not there any
+# more: the lease had ended, and the message is somebody else's now.
+_RENEW = """
+local now = redis.call('TIME')
+local ends = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[1])
+for i = 2, #ARGV do redis.call('ZADD', KEYS[1], ends, ARGV[i]) end
+return ends
+"""
+_TAKE = """
+for i = 1, #KEYS, 2 do
+  local item = redis.call('LMOVE', KEYS[i], KEYS[i + 1], 'RIGHT', 'LEFT')
+  if item then return {KEYS[i], item} end
+end
+return false
+"""
+_GIVE_BACK = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call(ARGV[3], KEYS[2], ARGV[2])
+return 1
+"""
+_BURY = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+return 1
+"""
+_ENDED = """
+local now = redis.call('TIME')
+local ms = now[1] * 1000 + math.floor(now[2] / 1000)
+return redis.call('ZRANGE', KEYS[1], '-inf', ms, 'BYSCORE', 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+"""
+
+
+class Taken(dict[str, Any]):
+    """A message's envelope, the bytes it was read from, and the flight that holds them."""
+
+    item: bytes = b""
+    flight: str = ""
+    queue: str = ""
+
+
+class Message(virtual.Message):
+    """A message whose envelope may be anything: what cannot be read is an error of the message,
+    not of the worker.
+    """
+
+    _tags: ClassVar[Any] = count(1)
+
+    def __init__(self, payload: Any, channel: Any = None, **kwargs: Any) -> None:
+        try:
+            if not isinstance(payload.get("headers"), dict | None):
+                raise TypeError("headers are no table")
+            super().__init__(payload, channel=channel, **kwargs)
+        except Exception:  # noqa: BLE001 - anything can come out of a list that anybody may write
+            self.errors = [sys.exc_info()]
+            empty = {"properties": {"delivery_tag": "", "delivery_info": {}}}
+            super().__init__(empty, channel=channel, **kwargs)
+            self._raw = payload
+        # Tags that came with messages need not differ; ours do.
+        self.delivery_tag = str(next(self._tags))
+        if not isinstance(self.delivery_info, dict):
+            self.delivery_info = {}
+
+
+class QoS(virtual.QoS):
+    """Acknowledgement by flights."""
+
+    restore_at_shutdown = True
+
+    def ack(self, delivery_tag: str) -> None:
+        message = self._delivered.get(delivery_tag)
+        if message is not None:
+            self.channel.land(message._raw)
+        super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        message = self._delivered.get(delivery_tag)
+        if message is not None:
+            if requeue:
+                self.channel.give_back(message._raw, counted=True)
+            else:
+                self.channel.bury(message)
+        super().ack(delivery_tag)
+
+    def restore_unacked(self, client: Any = None) -> None:
+        """Give everything back at the end; being stopped is not the message's fault."""
+        self._flush()
+        for message in list(self._delivered.values()):
+            self.channel.give_back(message._raw, counted=False)
+        self._delivered.clear()
+
+    def restore_visible(self, *_args: object, **_kwargs: object) -> None:
+        self.channel.renew()
+        self.channel.reclaim()
+
+
+class Channel(kombu_redis.Channel):
+    """A channel whose messages are always in a queue, in a flight or among the dead letters."""
+
+    QoS: Any = QoS
+    Message = Message
+    _in_poll: Any
+    _brpop_sent_at: Any
+
+    lease_seconds = LEASE_SECONDS
+    from_transport_options: Any = (
+        *kombu_redis.Channel.from_transport_options,
+        "lease_seconds",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._consumer = os.urandom(8).hex()
+        self._flights: dict[str, str] = {}
+        super().__init__(*args, **kwargs)
+
+    # --- taking ----------------------------------------------------------------------------
+
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        queues = self._queue_cycle.consume(len(self.active_queues))
+        if not queues:
+            return
+        keys = [self._q_for_pri(queue, pri) for pri in self.priority_steps for queue in queues]
+        flights = [self._flight(key) for key in keys]
+        connection = self.client.connection
+        self._in_poll = connection
+        self._brpop_sent_at = kombu_redis.monotonic()
+        self._asked = keys[0]
+        if len(keys) == 1 or self._found_nothing:
+            # Blocking is for one key: with several, the turn passes on soon.
+            wait = WAIT_SECONDS if len(keys) == 1 else WAIT_SECONDS_OF_MANY
+            self._is_blocking = True
+            connection.send_command("BLMOVE", keys[0], flights[0], "RIGHT", "LEFT", wait)
+            return
+        self._is_blocking = False
+        pairs = [name for pair in zip(keys, flights, strict=True) for name in pair]
+        connection.send_command("EVAL", _TAKE, len(pairs), *pairs)
+
+    _asked = ""
+    _is_blocking = False
+    _found_nothing = False
+
+    def _brpop_read(self, **options: Any) -> bool:
+        try:
+            try:
+                reply = self.client.parse_response(self.client.connection, "BLMOVE", **options)
+            except self.connection_errors:
+                self.client.connection.disconnect()
+                raise
+            self._found_nothing = reply is None and not self._is_blocking
+            if reply is None:
+                if len(self.active_queues) > 1:
+                    self._queue_cycle.rotate(self._asked.rsplit(self.sep, 1)[0])
+                raise Empty
+            key, item = (self._asked.encode(), reply) if self._is_blocking else reply
+            key = key.decode()
+            queue = key.rsplit(self.sep, 1)[0]
+            self._queue_cycle.rotate(queue)
+            self.connection._deliver(self._open(key, queue, item), queue)
+            return True
+        finally:
+            self._in_poll = None
+            self._flush_brpop_reauth()
+
+    def _open(self, key: str, queue: str, item: bytes) -> Taken:
+        try:
+            taken = Taken(loads(item))
+        except Exception:  # noqa: BLE001 - broken bytes are an envelope without anything in it
+            taken = Taken()
+        taken.item, taken.flight, taken.queue = item, self._flight(key), key
+        return taken
+
+    def _flight(self, key: str) -> str:
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = f"{FLIGHT_PREFIX}{self._consumer}:{key}"
+            self.renew()  # registered before anything can be in it
+        return flight
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        """As `basic_get` asks: without waiting."""
+        key = self._q_for_pri(queue, 0)
+        flight = self._flight(key)
+        with self.conn_or_acquire() as client:
+            item = client.lmove(key, flight, "RIGHT", "LEFT")
+        if item is None:
+            raise Empty
+        return self._open(key, queue, item)
+
+    # --- letting go ------------------------------------------------------------------------
+
+    def land(self, taken: Taken) -> None:
+        """The work is done: the message is no more."""
+        with self.conn_or_acquire() as client:
+            client.lrem(taken.flight, 1, taken.item)
+
+    def give_back(self, taken: Taken, *, counted: bool) -> None:
+        """Return the message to its queue: behind the others when it is *counted* as a delivery
+        that failed, before them when it was only interrupted.
+        """
+        with self.conn_or_acquire() as client:
+            if not counted:
+                client.eval(
+                    _GIVE_BACK, 2, taken.flight, taken.queue, taken.item, taken.item, "RPUSH"
+                )
+                return
+            again = _counted(taken.item)
+            client.eval(_GIVE_BACK, 2, taken.flight, taken.queue, taken.item, again, "LPUSH")
+
+    def bury(self, message: Any) -> None:
+        """Put the message among the dead letters, with the reason that was noted on it."""
+        taken: Taken = message._raw
+        queue = taken.queue.rsplit(self.sep, 1)[0]
+        letter = letter_of(message, queue=queue, envelope=_without_token(taken))
+        fields = [part for pair in letter.to_fields().items() for part in pair]
+        with self.conn_or_acquire() as client:
+            client.eval(_BURY, 2, taken.flight, dead_letters_of(queue), taken.item, *fields)
+
+    def _restore(self, message: Any, leftmost: bool = False) -> None:
+        self.give_back(message._raw, counted=leftmost)
+
+    # --- leases ----------------------------------------------------------------------------
+
+    def renew(self) -> None:
+        """Hold on to this consumer's flights for another lease."""
+        if self._flights:
+            flights = list(self._flights.values())
+            with self.conn_or_acquire() as client:
+                client.eval(_RENEW, 1, FLIGHTS, int(self.lease_seconds * 1000), *flights)
+
+    def reclaim(self, limit: int = 100) -> None:
+        """Give back what is in the flights of consumers whose lease has ended."""
+        with self.conn_or_acquire() as client:
+            ended = client.eval(_ENDED, 1, FLIGHTS, limit)
+            if not ended:
+                return
+            seconds, microseconds = client.time()
+            now_ms = seconds * 1000 + microseconds // 1000
+            for name, score in zip(ended[::2], ended[1::2], strict=True):
+                flight = name.decode()
+                self._reclaim(client, flight, forget=now_ms - float(score) > _REMEMBERED_MS)
+
+    def _reclaim(self, client: Any, flight: str, *, forget: bool) -> None:
+        key = flight.removeprefix(FLIGHT_PREFIX).partition(":")[2]
+        with client.pipeline(transaction=True) as pipe:
+            pipe.watch(flight)
+            items = pipe.lrange(flight, 0, -1)
+            if not items and not forget:
+                return
+            pipe.multi()
+            for item in items:
+                pipe.rpush(key, _counted(item))
+            pipe.delete(flight)
+            if forget:
+                pipe.zrem(FLIGHTS, flight)
+            # Another worker may do the same, and the consumer may live after all.
+            with suppress(redis.WatchError):
+                pipe.execute()
+
+    def close(self) -> None:
+        flights, self._flights = self._flights, {}
+        super().close()
+        if flights:
+            try:
+                with self.conn_or_acquire() as client:
+                    for flight in flights.values():
+                        if not client.llen(flight):
+                            client.zrem(FLIGHTS, flight)
+            except self.connection_errors:
+                pass  # the lease ends by itself
+            finally:
+                self._disconnect_pools()
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # redis-py 8 tries ten times with growing pauses, so that an outage looks like a hang.
+        params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
+        params["retry"] = Retry(ConstantBackoff(0), 1)
+        return params
+
+
+class Transport(kombu_redis.Transport):
+    """`redis://` and `rediss://` of a Mainstay application."""
+
+    Channel = Channel
+
+
+def _encoded(payload: Any) -> bytes:
+    text: str = dumps(payload)
+    return text.encode()
+
+
+def _without_token(taken: Taken) -> bytes:
+    headers = taken.get("headers")
+    if not isinstance(headers, dict) or PRINCIPAL_TOKEN not in headers:
+        return taken.item
+    kept = {name: value for name, value in headers.items() if name != PRINCIPAL_TOKEN}
+    return _encoded(taken | {"headers": kept})
+
+
+def _counted(item: bytes) -> bytes:
+    """Return the message with one more delivery noted in it."""
+    try:
+        payload = loads(item)
+        headers = payload.setdefault("headers", {})
+        headers[DELIVERIES] = int(headers.get(DELIVERIES) or 0) + 1
+        return _encoded(payload)
+    except Exception:  # noqa: BLE001 - unreadable: the guard says so when it is read next
+        return item
+
+
+def requeue(pipe: Any, letter: DeadLetter) -> None:
+    """Add the commands that put a task's dead letter back, as if it had never been delivered."""
+    payload = loads(letter.envelope)
+    payload.setdefault("headers", {}).pop(DELIVERIES, None)
+    pipe.lpush(letter.queue, dumps(payload))

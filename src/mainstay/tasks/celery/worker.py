@@ -1,0 +1,310 @@
+"""What a worker's main process does beside Celery's own work.
+
+It refuses a start that would lose work, serves `/metrics` and health, says whether the worker gets
+on, and ends it in time. Celery owns the process; all of this hangs on its signals.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import billiard.util
+from celery import signals
+from celery.apps import worker as celery_worker
+from celery.worker import state as worker_state
+
+from mainstay import forks
+from mainstay.errors import Misconfigured
+from mainstay.metrics import processes
+from mainstay.monitor import Monitor
+from mainstay.tasks.celery import profiles
+from mainstay.tasks.celery.depths import Depth, depths_of
+from mainstay.tasks.celery.statuses import database_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mainstay.tasks.celery.app import App
+    from mainstay.tasks.celery.consumer import GuardedConsumer
+
+__all__ = ["Intake", "WorkerSide"]
+
+LOOP_LIMIT_SECONDS = 30.0
+LOOK_SECONDS = 5.0
+IDLE_LIMIT_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 5.0
+
+
+class WorkerSide:
+    """One application's part in the process that works for it."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.consumer: GuardedConsumer | None = None
+        self._worker: Any = None
+        self._pid = 0
+        self._is_connected = False
+        self._monitor: Monitor | None = None
+        self._intake: Intake | None = None
+        # Celery keeps these weakly: they go with the application.
+        signals.celeryd_init.connect(self._on_program)
+        signals.worker_init.connect(self._on_init)
+        signals.setup_logging.connect(self._on_setup_logging)
+        signals.worker_process_init.connect(self._on_child)
+        signals.worker_ready.connect(self._on_ready)
+        signals.worker_shutting_down.connect(self._on_shutting_down)
+        signals.worker_shutdown.connect(self._on_shutdown)
+        signals.task_revoked.connect(self._on_revoked)
+
+    # --- told by the consumer --------------------------------------------------------------
+
+    def beat(self) -> None:
+        """The main loop has come round."""
+        lifecycle = self._app.service.lifecycle
+        lifecycle.pulse("consumer", limit_seconds=LOOP_LIMIT_SECONDS).beat()
+        lifecycle.heartbeat()
+        self._app.reports.tell_later()
+
+    def connected(self, consumer: GuardedConsumer) -> None:
+        """The consumer has a connection."""
+        self.consumer = consumer
+        self._is_connected = True
+        self.beat()
+
+    def connecting(self) -> None:
+        """The consumer has none, and tries: that is all it can do, so it is progress."""
+        self._is_connected = False
+        self.beat()
+
+    @property
+    def is_taking(self) -> bool:
+        """Should the worker be taking what waits: connected, and with somebody free?"""
+        worker = self._worker
+        if not self._is_connected or worker is None or worker.pool is None:
+            return False
+        if self._app.service.lifecycle.draining.is_set():
+            return False
+        return len(worker_state.reserved_requests) < int(worker.pool.num_processes or 1)
+
+    # --- Celery's signals ------------------------------------------------------------------
+
+    def _on_program(self, instance: Any = None, **_: Any) -> None:
+        if instance is not None and instance.app is self._app:
+            self._app.service.logs.install()
+            _speak_in_lines(instance)
+
+    def _on_init(self, sender: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is not self._app:
+            return
+        self._worker, self._pid = sender, os.getpid()
+        service, settings = self._app.service, self._app.service.settings
+        forks.guard()
+        try:
+            self._refuse()
+            self._import_ahead()
+            if settings.metrics_enabled:
+                processes.prepare_for_children()
+            self._monitor = Monitor(service, settings.host, settings.metrics_port)
+        except Misconfigured as error:
+            _leave(error)
+        self.beat()
+
+    def _on_setup_logging(self, **_: Any) -> None:
+        if not self._is_current():
+            return
+        self._app.service.logs.install()
+        # Without a handler of its own, and without ours, it writes to the terminal by itself.
+        pool = billiard.util.get_logger()
+        pool.propagate = True
+        pool.setLevel(logging.WARNING)
+        for name in ("celery.app.trace", "celery.worker.strategy", "celery.worker.request"):
+            logger = logging.getLogger(name)
+            if _is_news not in logger.filters:
+                logger.addFilter(_is_news)
+
+    def _on_child(self, **_: Any) -> None:
+        if not self._is_current():
+            return
+        if self._monitor is not None:
+            self._monitor.forget()
+        self._monitor = self._intake = None
+        self._app.service.forked()
+
+    def _on_ready(self, sender: Any = None, **_: Any) -> None:
+        if sender is None or sender.app is not self._app:
+            return
+        service = self._app.service
+        queues = sorted(self._app.amqp.queues.consume_from)
+        self._intake = Intake(self._app, queues)
+        service.metrics.on_scrape(self._intake.show)
+        service.start("worker")
+        self._intake.start()
+
+    def _on_shutting_down(self, **_: Any) -> None:
+        if self._worker is None or os.getpid() != self._pid:
+            return
+        # In a signal handler: whatever waits for a lock goes to a thread.
+        threading.Thread(target=self._drain, name="drain", daemon=True).start()
+
+    def _on_shutdown(self, sender: Any = None, **_: Any) -> None:
+        if sender is None or sender is not self._worker:
+            return
+        service = self._app.service
+        if sender.exitcode:
+            service.logs.write(
+                "critical",
+                "mainstay",
+                f"the worker leaves with exit code {sender.exitcode}",
+                event="crashed",
+                exit_code=sender.exitcode,
+            )
+        if self._intake is not None:
+            self._intake.close()
+        self._app.reports.tell_later()
+        service.stop()
+        if self._monitor is not None:
+            self._monitor.close()
+
+    def _on_revoked(
+        self, sender: Any = None, request: Any = None, expired: bool = False, **_: Any
+    ) -> None:
+        # What has expired is a dead letter, and reported as one.
+        if getattr(sender, "app", None) is self._app and not expired:
+            self._app.reports.revoked(request.id)
+
+    # --- what they lead to -----------------------------------------------------------------
+
+    def _refuse(self) -> None:
+        app = self._app
+        problems = profiles.refusals(app.conf, app.task_queues)
+        for name, task in sorted(app.tasks.items()):
+            if not name.startswith("celery."):
+                problems += profiles.task_refusals(name, task)
+        if app.service.settings.is_dev:
+            for problem in problems:
+                app.service.logs.write("warning", "mainstay.tasks", problem, event="refusal")
+        else:
+            profiles.check(problems)
+
+    def _import_ahead(self) -> None:
+        """Import what tasks will need before the children are forked, who then have it; connect
+        nothing.
+        """
+        service = self._app.service
+        _ = (self._app.reports.store, service.metrics, service.tokens, service.traces)
+        database = database_of(service)
+        if database is not None and database.is_named:
+            import mainstay.resources.sqlalchemy.inbox  # noqa: F401
+
+            _ = database.engine
+
+    def _drain(self) -> None:
+        settings = self._app.service.settings
+        ends = time.monotonic() + settings.grace_seconds
+        self._app.service.lifecycle.drain()
+        time.sleep(max(ends - time.monotonic(), 0))
+        # Still here: what is not done goes back to its queue, and is not waited for.
+        self._app.service.logs.write(
+            "warning",
+            "mainstay.tasks",
+            "the grace period is over: unfinished tasks go back to their queue",
+            event="grace_over",
+            tasks=len(worker_state.active_requests),
+        )
+        os.kill(os.getpid(), signal.SIGQUIT)
+        time.sleep(_LAST_WORDS_SECONDS)
+        os._exit(0)
+
+    def _is_current(self) -> bool:
+        from celery import current_app
+
+        return current_app._get_current_object() is self._app
+
+
+class Intake:
+    """Watches whether the worker takes what waits.
+
+    A worker can be connected and take nothing, for ever, and answer every question about itself:
+    seen after restarts of a broker. So its queues are looked into: where messages wait, somebody
+    is free, and nothing was taken since the last look, the pulse ``intake`` does not beat.
+    """
+
+    def __init__(self, app: App, queues: list[str]) -> None:
+        self._app = app
+        self._queues = queues
+        self._depths = depths_of(app.conf.broker_url)
+        self._found: Mapping[str, Depth] = {}
+        self._found_at = 0.0
+        self._taken = 0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._ended.set()
+        self._app.service.lifecycle.end_pulse("intake")
+
+    def show(self) -> None:
+        """Put what was found last into the metrics."""
+        if time.monotonic() - self._found_at > 3 * LOOK_SECONDS:
+            return  # the broker does not answer: old numbers would be wrong ones
+        for queue, depth in self._found.items():
+            states = {"ready": depth.ready}
+            if depth.unacknowledged is not None:
+                states["unacknowledged"] = depth.unacknowledged
+            self._app.service.metrics.queue(
+                queue,
+                states=states,
+                oldest_seconds=depth.oldest_seconds,
+                dead_letters=depth.dead,
+            )
+
+    def look(self) -> bool:
+        """Look once; says whether work is taken, as far as one can tell."""
+        try:
+            with forks.work():
+                self._found = {} if self._depths is None else self._depths.look(self._queues)
+            self._found_at = time.monotonic()
+        except Exception:  # noqa: BLE001 - a broker that is down is nothing the worker can mend
+            return True
+        taken = sum(worker_state.total_count.values())
+        moved, self._taken = taken != self._taken, taken
+        waiting = any(depth.ready for depth in self._found.values())
+        return moved or not waiting or not self._app.worker.is_taking
+
+    def _run(self) -> None:
+        pulse = self._app.service.lifecycle.pulse("intake", limit_seconds=IDLE_LIMIT_SECONDS)
+        while True:
+            if self.look():
+                pulse.beat()
+            if self._ended.wait(LOOK_SECONDS):
+                break
+        if self._depths is not None:
+            self._depths.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Is there no line of ours that says the same, without what the task was given?"""
+    return not hasattr(record, "data") and record.msg != "Task handler raised error: %r"
+
+
+def _speak_in_lines(worker: Any) -> None:
+    """Keep Celery's banner and its words on a shutdown, which bypass logging, off the output."""
+    worker.quiet = True
+    celery_worker.safe_say = lambda *_args, **_kwargs: None
+
+
+def _leave(error: Misconfigured) -> NoReturn:
+    sys.stderr.write(f"{error}\n")
+    sys.stderr.flush()
+    raise SystemExit(error.exit_code) from error

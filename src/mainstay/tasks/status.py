@@ -1,0 +1,126 @@
+"""What has become of a task, for those who ask later?
+
+Each task that is kept track of has one status, which only moves forward: a report that arrives
+late, from a worker that was given up or a message that came back, changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol
+
+__all__ = ["State", "StatusStore", "TaskStatus", "is_newer"]
+
+
+class State(StrEnum):
+    """Where a task is; an id that was never issued has no state at all."""
+
+    WAITING = "waiting"
+    STARTED = "started"
+    PROGRESS = "progress"
+    RETRYING = "retrying"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    REVOKED = "revoked"
+
+    @property
+    def is_final(self) -> bool:
+        """Will it stay so, unless somebody retries the task by hand?"""
+        return self in _FINAL
+
+
+_FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})
+# Within one attempt; a later attempt comes after all of an earlier one.
+_ORDER = {
+    State.WAITING: 0,
+    State.STARTED: 1,
+    State.PROGRESS: 2,
+    State.RETRYING: 3,
+    State.REVOKED: 4,
+    State.FAILURE: 4,
+    State.SUCCESS: 5,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStatus:
+    """What is known of one task.
+
+    Args:
+        id: The task's id.
+        name: The task's name.
+        state: Where it is.
+        queue: Where it was sent.
+        attempts: Tries begun so far, this one included.
+        meta: What the task tells of its progress: ``current``, ``total`` and whatever it adds.
+        result: What it returned, once it is done; JSON.
+        error: ``{"type", "detail"}`` of what it failed with.
+        correlation_id: The id of the outside request that caused it.
+        updated_at: Seconds since the epoch.
+    """
+
+    id: str
+    name: str = ""
+    state: State = State.WAITING
+    queue: str = ""
+    attempts: int = 0
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    result: Any = None
+    error: Mapping[str, str] | None = None
+    correlation_id: str = ""
+    updated_at: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON shows it."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": str(self.state),
+            "queue": self.queue,
+            "attempts": self.attempts,
+            "meta": dict(self.meta),
+            "result": self.result,
+            "error": None if self.error is None else dict(self.error),
+            "correlation_id": self.correlation_id,
+            "updated_at": self.updated_at,
+        }
+
+
+def is_newer(new: TaskStatus, old: TaskStatus) -> bool:
+    """May *new* take the place of *old*?
+
+    Only what comes later in the life of a task may. A life ends with success; what has failed or
+    was revoked lives again when it is sent, or put back and begun, anew.
+    """
+    if old.state.is_final:
+        return old.state is not State.SUCCESS and new.state in (State.WAITING, State.STARTED)
+    if new.state.is_final:
+        return True
+    if new.attempts != old.attempts:
+        return new.attempts > old.attempts
+    if new.state is old.state is State.PROGRESS:
+        return True
+    return _ORDER[new.state] > _ORDER[old.state]
+
+
+class StatusStore(Protocol):
+    """Where statuses are kept."""
+
+    def record(self, status: TaskStatus, *, session: Any = None) -> bool:
+        """Keep *status* unless what is there is further on (:func:`is_newer`); says whether it was
+        kept.
+
+        What *status* leaves empty (name, queue, correlation id, meta) stays as it was.
+
+        Args:
+            session: The unit of work whose transaction it belongs to, where the store is in that
+                database; else it is kept at once.
+        """
+
+    def find(self, id: str) -> TaskStatus | None:
+        """Return the status of the task, or ``None`` for an id that was never issued."""
+
+    def newest(self, *, state: State | None = None, limit: int = 50) -> Sequence[TaskStatus]:
+        """Return the newest tasks, the newest first."""

@@ -1,0 +1,168 @@
+"""The application that the suite talks to: the same routes and answers for every framework."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, WebSocket
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel, Field
+
+from mainstay import Service
+from mainstay.context import current
+from mainstay.errors import (
+    Conflict,
+    LimitExceeded,
+    NotFound,
+    Overloaded,
+    RemoteFailure,
+    Unavailable,
+)
+from mainstay.http.fastapi import (
+    CurrentUser,
+    Work,
+    body_limit,
+    create_app,
+    idempotent,
+    keyed,
+    rate_limit,
+    require_role,
+)
+
+__all__ = ["Subject", "build"]
+
+
+class Item(BaseModel):
+    name: Annotated[str, Field(max_length=20)]
+    payload: Any = None
+    tags: list[str] = []
+
+
+class Subject:
+    """What a test looks at from the other side."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.finished: list[str] = []
+
+
+def build(service: Service, **options: Any) -> tuple[Any, Subject]:
+    """Return the application as FastAPI makes it."""
+    app = create_app(service, **options)
+    subject = Subject()
+    items = APIRouter(prefix="/items")
+
+    @items.get("/{item_id}")
+    async def read(item_id: int) -> dict[str, int]:
+        return {"id": item_id}
+
+    @items.post("", status_code=201)
+    async def create(item: Item) -> Item:
+        return item
+
+    @items.post("/keyed", status_code=201)
+    async def create_keyed(
+        item: Item, response: Response, w: Annotated[Work, Depends(idempotent)]
+    ) -> dict[str, Any]:
+        subject.calls.append(w.id)
+        if item.name == "slow":
+            await asyncio.sleep(0.4)
+        if item.name == "taken":
+            raise Conflict("that name is taken")
+        if item.name == "broken":
+            raise RuntimeError("out of luck")
+        response.headers["Location"] = f"/api/v1/items/{len(subject.calls)}"
+        return {"call": len(subject.calls), "work": w.id}
+
+    app.include_router(items, prefix="/api/v1")
+
+    @app.post("/only-keyed")
+    async def only_keyed(w: Annotated[Work, Depends(keyed)]) -> str:
+        return w.id
+
+    @app.get("/context")
+    async def context() -> dict[str, Any]:
+        found = current()
+        assert found is not None
+        return {
+            "correlation_id": found.correlation_id,
+            "trace_id": found.trace_id,
+            "remaining": found.remaining_seconds(1000.0),
+        }
+
+    @app.get("/boom")
+    async def boom() -> None:
+        raise RuntimeError("the password is hunter2")
+
+    @app.get("/errors/{name}")
+    async def errors(name: str) -> None:
+        raise {
+            "missing": NotFound("there is no such order"),
+            "unavailable": Unavailable("the broker does not answer", retry_after_seconds=3),
+            "overloaded": Overloaded("too much at once"),
+            "limit": LimitExceeded("slower", retry_after_seconds=7, limit=5, window_seconds=60),
+            "remote": RemoteFailure("ValueError", "no such operation"),
+        }[name]
+
+    @app.get("/slow")
+    async def slow(seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        subject.finished.append("slow")
+        return "done"
+
+    @app.get("/header")
+    async def header(value: str) -> Response:
+        return Response("ok", headers={"x-echo": value})
+
+    @app.get("/page")
+    async def page() -> Response:
+        return Response("<p>hello</p>", media_type="text/html")
+
+    @app.post("/upload")
+    @body_limit(4 * 1024 * 1024)
+    async def upload(request: Request) -> int:
+        return len(await request.body())
+
+    @app.get("/stream")
+    async def stream() -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            for number in range(3):
+                yield f"data: {number}\n\n"
+                await asyncio.sleep(0.01)
+            subject.finished.append("stream")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    @app.get("/address")
+    async def address(request: Request) -> dict[str, str]:
+        assert request.client is not None
+        return {"address": request.client.host, "scheme": request.url.scheme}
+
+    @app.get("/me")
+    async def me(user: CurrentUser) -> dict[str, str]:
+        return {"user_id": user.subject}
+
+    @app.get("/admin-only", dependencies=[Depends(require_role("admin"))])
+    async def admin_only() -> dict[str, str]:
+        return {"message": "welcome"}
+
+    @app.get("/seldom", dependencies=[Depends(rate_limit("2/hour"))])
+    async def seldom() -> str:
+        return "ok"
+
+    @app.websocket("/echo")
+    async def echo(connection: WebSocket) -> None:
+        await connection.accept()
+        found = current()
+        assert found is not None
+        await connection.send_text(found.correlation_id)
+        await connection.send_text(await connection.receive_text())
+        await connection.close()
+
+    @app.websocket("/refused")
+    async def refused(connection: WebSocket) -> None:
+        raise NotFound("there is no such room")
+
+    return app, subject

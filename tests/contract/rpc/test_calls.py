@@ -1,0 +1,491 @@
+"""A call brings the result or a typed error, before its deadline, on every broker alike."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+
+from mainstay import context as contexts
+from mainstay.context import Context, Principal
+from mainstay.errors import (
+    Bury,
+    Conflict,
+    DeadlineExceeded,
+    FieldError,
+    Invalid,
+    Malformed,
+    NoRoute,
+    NotAuthenticated,
+    NotFound,
+    Overloaded,
+    RemoteFailure,
+    TooLarge,
+    Unavailable,
+)
+from mainstay.rpc import Call, Calls, Functions
+from mainstay.testing.wait import async_eventually, eventually
+from tests.contract.rpc.conftest import Broker, Serve
+
+
+class Echo:
+    def call(self, data: Any) -> Any:
+        return data
+
+
+class Raises:
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def call(self, _: Any) -> Any:
+        raise self.error
+
+
+class Holds:
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.go = threading.Event()
+
+    def call(self, data: Any) -> Any:
+        self.seen.append(data)
+        self.go.wait(10.0)
+        return data
+
+
+def test_a_call_returns_what_the_function_returns(calls: Calls, queue: str, serve: Serve) -> None:
+    serve(Echo())
+    data = {"text": "привет", "number": 1.5, "none": None, "list": [1, True, "x"]}
+    assert calls.call(queue, data) == data
+
+
+async def test_the_three_faces_share_one_client(calls: Calls, queue: str, serve: Serve) -> None:
+    serve(Echo())
+    future = calls.submit(queue, 1)
+    assert await calls.acall(queue, 2) == 2
+    assert await asyncio.to_thread(calls.call, queue, 3) == 3
+    assert await asyncio.wrap_future(future) == 1
+
+
+async def test_async_functions_run_together(calls: Calls, queue: str, serve: Serve) -> None:
+    together = asyncio.Barrier(8)
+
+    class Meets:
+        async def call(self, data: int) -> int:
+            await together.wait()
+            return data
+
+    serve(Meets(), concurrency=8)
+    assert await asyncio.gather(*(calls.acall(queue, n) for n in range(8))) == list(range(8))
+
+
+async def test_threads_and_tasks_at_once_get_their_own_answers(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo(), concurrency=16)
+    right: list[bool] = []
+
+    def thread(number: int) -> None:
+        right.extend(calls.call(queue, [number, n]) == [number, n] for n in range(20))
+
+    async def task(number: int) -> None:
+        for n in range(20):
+            data = {"task": number, "n": n}
+            right.append(await calls.acall(queue, data) == data)
+
+    threads = [threading.Thread(target=thread, args=(number,)) for number in range(32)]
+    for one in threads:
+        one.start()
+    await asyncio.gather(*(task(number) for number in range(32)))
+    for one in threads:
+        await asyncio.to_thread(one.join)
+    assert right == [True] * 64 * 20
+
+
+def test_a_function_is_called_by_its_name(calls: Calls, queue: str, serve: Serve) -> None:
+    functions = Functions()
+
+    @functions.function
+    def charge(data: int) -> str:
+        return f"charged {data}"
+
+    @functions.function(name="give-back")
+    async def refund(data: int) -> str:
+        return f"gave back {data}"
+
+    serve(functions)
+    assert calls.call(queue, 5, function="charge") == "charged 5"
+    assert calls.call(queue, 5, function="give-back") == "gave back 5"
+    with pytest.raises(NotFound, match="charge, give-back"):
+        calls.call(queue, 5, function="refund")
+    with pytest.raises(NotFound):
+        calls.call(queue, 5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotFound("no such card"),
+        Conflict("it is charged already"),
+        Unavailable("the bank does not answer", retry_after_seconds=7.0),
+        Overloaded("too much to do"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_errors_that_are_for_the_caller_come_back_as_themselves(
+    calls: Calls, queue: str, serve: Serve, broker: Broker, error: Exception
+) -> None:
+    serve(Raises(error))
+    with pytest.raises(type(error), match=str(error)) as caught:
+        calls.call(queue)
+    assert vars(caught.value) == vars(error)
+    assert broker.dead_letters(queue) == []
+
+
+def test_invalid_data_names_its_fields(calls: Calls, queue: str, serve: Serve) -> None:
+    fields = (FieldError("/amount", "must be positive"), FieldError("/currency", "is missing"))
+    serve(Raises(Invalid("the charge does not fit", errors=fields)))
+    with pytest.raises(Invalid) as caught:
+        calls.call(queue)
+    assert caught.value.errors == fields
+
+
+def test_an_operation_that_cannot_be_done_is_a_failure_and_no_dead_letter(
+    calls: Calls, queue: str, serve: Serve, broker: Broker
+) -> None:
+    class CannotSort(Bury):
+        pass
+
+    serve(Raises(CannotSort("these cannot be sorted: 1 and 'a'")))
+    with pytest.raises(RemoteFailure) as caught:
+        calls.call(queue)
+    assert caught.value.type == "CannotSort"
+    assert caught.value.detail == "these cannot be sorted: 1 and 'a'"
+    assert broker.dead_letters(queue) == []
+
+
+def test_what_nobody_foresaw_is_told_without_internals_and_kept(
+    calls: Calls, queue: str, serve: Serve, broker: Broker
+) -> None:
+    serve(Raises(ZeroDivisionError("password=hunter2")))
+    with pytest.raises(RemoteFailure) as caught:
+        calls.call(queue, {"a": 1}, id="call-1")
+    assert caught.value.type == "ZeroDivisionError"
+    assert "hunter2" not in str(caught.value)
+    [letter] = eventually(lambda: broker.dead_letters(queue))
+    assert (letter.id, letter.kind, letter.queue) == ("call-1", "call", queue)
+    assert (letter.reason, letter.body) == ("failed:ZeroDivisionError", b'{"a":1}')
+    assert "x-correlation-id" in letter.headers
+
+
+def test_a_result_that_json_cannot_hold_is_a_failure(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    class Infinite:
+        def call(self, data: Any) -> Any:
+            return {"inf": float("inf"), "none": None} if data == "inf" else object()
+
+    serve(Infinite())
+    for data in ("inf", "object"):
+        with pytest.raises(RemoteFailure, match="JSON"):
+            calls.call(queue, data)
+
+
+def test_a_call_ends_at_its_deadline_and_a_late_reply_finds_nobody(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    serve(held)
+    started = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        calls.call(queue, timeout_seconds=0.3)
+    assert 0.3 <= time.monotonic() - started < 1.0
+    held.go.set()
+    eventually(lambda: calls.late_replies == 1)
+    assert calls.statistics.snapshot()["timeouts_total"] == 1
+
+
+async def test_the_deadline_of_the_work_at_hand_holds_for_its_calls(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Holds())
+    context = Context.extract({"x-timeout-seconds": "0.2"})
+    with contexts.use(context), pytest.raises(DeadlineExceeded):
+        await calls.acall(queue, timeout_seconds=30.0)
+    eventually(lambda: context.remaining_seconds(1.0) == 0.0)
+    with contexts.use(context), pytest.raises(DeadlineExceeded, match="nothing was sent"):
+        await calls.acall(queue)
+
+
+def test_a_request_whose_deadline_comes_while_it_waits_is_not_done(
+    calls: Calls, queue: str, serve: Serve, broker: Broker
+) -> None:
+    held = Holds()
+    serve(held, concurrency=1)
+    first = calls.submit(queue, "first")
+    eventually(lambda: held.seen == ["first"])
+    with pytest.raises(DeadlineExceeded):
+        calls.call(queue, "second", timeout_seconds=0.2)
+    held.go.set()
+    assert first.result(5.0) == "first"
+    assert calls.call(queue, "third") == "third"
+    assert held.seen == ["first", "third"]
+    assert broker.dead_letters(queue) == []
+
+
+def test_a_cancelled_call_is_forgotten(calls: Calls, queue: str, serve: Serve) -> None:
+    held = Holds()
+    serve(held)
+
+    async def give_up() -> None:
+        task = asyncio.create_task(calls.acall(queue))
+        await async_eventually(lambda: held.seen)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(give_up())
+    held.go.set()
+    eventually(lambda: calls.late_replies == 1)
+
+
+def test_a_queue_that_nobody_has_heard_of_is_no_route(calls: Calls, queue: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(NoRoute):
+        calls.call(queue)
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_queue_whose_servers_have_left_is_no_route_at_once(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    server = serve(Echo())
+    assert calls.call(queue, 1) == 1
+    server.drain(1.0)
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        calls.call(queue, 2)
+    assert time.monotonic() - started < 4.0
+    with pytest.raises(NoRoute):
+        calls.call(queue, 3)
+
+
+def test_a_full_queue_refuses(calls: Calls, queue: str, serve: Serve) -> None:
+    held = Holds()
+    serve(held, concurrency=1, waiting_limit=3)
+    futures: list[Future[Any]] = []
+
+    def is_refused() -> bool:
+        # One by one: RabbitMQ tells publishers a moment after a quorum queue is full.
+        futures.append(calls.submit(queue, len(futures)))
+        return any(isinstance(f.exception(5.0), Overloaded) for f in futures if f.done())
+
+    eventually(is_refused)
+    held.go.set()
+    errors = [future.exception(10.0) for future in futures]
+    assert errors.count(None) >= 4
+    assert all(isinstance(error, Overloaded) for error in errors if error is not None)
+    assert calls.call(queue, "again") == "again"
+
+
+def test_data_that_is_too_large_is_refused_before_it_is_sent(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    held.go.set()
+    serve(held)
+    with pytest.raises(TooLarge, match="body_limit_bytes"):
+        calls.call(queue, "x" * 1_100_000)
+    assert calls.call(queue, "x" * 1_000_000) == "x" * 1_000_000
+    assert len(held.seen) == 1
+
+
+@pytest.mark.parametrize("data", [{1, 2}, float("nan"), {"a": float("inf")}, 2**80, "\ud800"])
+def test_data_that_json_cannot_hold_is_refused_before_it_is_sent(
+    calls: Calls, queue: str, data: Any
+) -> None:
+    with pytest.raises(Invalid):
+        calls.call(queue, data)
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_a_name_that_the_wire_cannot_carry_fails_alone(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    with pytest.raises(Invalid):
+        calls.call("q" * 256)
+    with pytest.raises(Invalid):
+        calls.call(queue, id="\ud800")
+    assert calls.call(queue, "still here") == "still here"
+
+
+def test_a_server_of_smaller_limits_buries_what_is_too_large_for_it(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo(), settings=broker.settings(body_limit_bytes=1000))
+    with pytest.raises(Malformed):
+        calls.call(queue, "x" * 2000)
+    [letter] = eventually(lambda: broker.dead_letters(queue))
+    assert letter.reason == "refused:TooLarge"
+    assert calls.call(queue, 1) == 1
+
+
+def test_context_trace_and_principal_travel(broker: Broker, queue: str, serve: Serve) -> None:
+    from mainstay.service import Service
+
+    seen: list[Context | None] = []
+
+    class Looks:
+        def call(self, _: Any) -> None:
+            seen.append(contexts.current())
+
+    serve(Looks())
+    service = Service(broker.settings())
+    calls = service.hold(Calls())
+    token = service.tokens.issue("user-7", roles=["admin"])
+    context = Context.extract({"x-correlation-id": "request-1", "x-timeout-seconds": "5"})
+    with contexts.use(context):
+        contexts.identify(Principal("user-7", frozenset({"admin"}), token))
+        calls.call(queue)
+    calls.close()
+    [there] = seen
+    assert there is not None
+    assert there.correlation_id == "request-1"
+    assert there.trace_id == context.trace_id
+    assert there.principal is not None
+    assert there.principal.subject == "user-7"
+    assert there.principal.roles == {"admin"}
+    assert there.deadline is not None
+    assert 0.0 < there.deadline - time.monotonic() <= 5.0
+
+
+def test_a_forged_principal_is_refused(broker: Broker, queue: str, serve: Serve) -> None:
+    from mainstay.service import Service
+
+    serve(Echo())
+    calls = Service(broker.settings()).hold(Calls())
+    with contexts.use(Context.new()):
+        contexts.identify(Principal("root", frozenset({"admin"}), "forged.token.here"))
+        with pytest.raises(NotAuthenticated):
+            calls.call(queue)
+    calls.close()
+
+
+def test_a_record_is_kept_of_start_and_end_and_does_not_stop_the_call(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    started: list[Call] = []
+    ended: list[tuple[str, str]] = []
+
+    def on_end(call: Call, outcome: str) -> None:
+        ended.append((call.id, outcome))
+        raise OSError("the database is away")
+
+    class Chooses:
+        def call(self, data: str) -> str:
+            if data == "no":
+                raise NotFound("no such thing")
+            return data
+
+    serve(Chooses(), on_start=started.append, on_end=on_end)
+    assert calls.call(queue, "yes", id="a") == "yes"
+    with pytest.raises(NotFound):
+        calls.call(queue, "no", id="b")
+    assert [(call.id, call.queue, call.data) for call in started] == [
+        ("a", queue, "yes"),
+        ("b", queue, "no"),
+    ]
+    assert ended == [("a", "done"), ("b", "refused")]
+
+
+def test_a_call_that_was_done_before_is_answered_by_whoever_remembers(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    answers: dict[str, Any] = {}
+    effects: list[Any] = []
+
+    class Charges:
+        def call(self, data: Any) -> int:
+            effects.append(data)
+            return len(effects)
+
+    def once(call: Call, do: Any) -> Any:
+        if call.id not in answers:
+            answers[call.id] = do()
+        return answers[call.id]
+
+    serve(Charges(), deduplicate=once)
+    assert calls.call(queue, 5, id="charge-1") == calls.call(queue, 5, id="charge-1") == 1
+    assert effects == [5]
+
+
+async def test_an_async_function_is_stopped_at_its_limit(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    class Sleeps:
+        async def call(self, _: Any) -> None:
+            await asyncio.sleep(60.0)
+
+    server = serve(Sleeps(), limit_seconds=0.2)
+    with pytest.raises(DeadlineExceeded, match="was stopped"):
+        await calls.acall(queue)
+    eventually(lambda: server.in_hand == 0)
+
+
+def test_the_client_can_be_used_again_after_it_was_closed(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    assert calls.call(queue, 1) == 1
+    calls.close()
+    calls.close()
+    assert calls.call(queue, 2) == 2
+
+
+def test_a_drained_server_finishes_what_is_in_hand(calls: Calls, queue: str, serve: Serve) -> None:
+    held = Holds()
+    server = serve(held)
+    future = calls.submit(queue, "in hand")
+    eventually(lambda: held.seen)
+    drained = threading.Thread(target=server.drain, args=(10.0,))
+    drained.start()
+    held.go.set()
+    assert future.result(5.0) == "in hand"
+    drained.join(10.0)
+    assert server.in_hand == 0
+
+
+def test_what_a_drained_server_cannot_finish_goes_to_another(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    first = serve(held)
+    future = calls.submit(queue, "handed over")
+    eventually(lambda: held.seen)
+    serve(Echo())
+    first.drain(0.0)
+    assert future.result(8.0) == "handed over"
+    held.go.set()
+
+
+def test_the_depth_of_a_queue_is_known(calls: Calls, queue: str, serve: Serve) -> None:
+    held = Holds()
+    serve(held, concurrency=1)
+    futures = [calls.submit(queue, n, timeout_seconds=30.0) for n in range(3)]
+    wanted = {"messages": 3, "messages_ready": 2, "messages_unacknowledged": 1}
+    eventually(lambda: calls.depth(queue)["queue"] == wanted, timeout_seconds=15.0)
+    assert calls.depth(queue)["dead_letters"] == dict.fromkeys(wanted, 0)
+    held.go.set()
+    for future in futures:
+        future.result(10.0)
+
+
+def test_the_broker_can_be_asked_how_it_is(calls: Calls) -> None:
+    assert calls.is_named
+    calls.ping()

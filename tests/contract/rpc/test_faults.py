@@ -1,0 +1,267 @@
+"""Servers, brokers and connections that go away: each call still ends, and none is lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mainstay.errors import (
+    DeadlineExceeded,
+    Disconnected,
+    MainstayError,
+    NotConnected,
+    Unavailable,
+)
+from mainstay.resources.redis.client import connect as connect_redis
+from mainstay.rpc import Calls
+from mainstay.testing.servers import RabbitMQ, Redis
+from mainstay.testing.wait import eventually
+from tests.contract.rpc.conftest import Broker, Serve, Spawn
+from tests.contract.rpc.test_calls import Echo, Holds
+
+REAL = pytest.mark.parametrize("broker", ["valkey", "redis", "rabbitmq"], indirect=True)
+
+
+def works(calls: Calls, queue: str) -> bool:
+    answer: object = calls.call(queue, "again", timeout_seconds=1.0)
+    return answer == "again"
+
+
+@REAL
+def test_the_call_of_a_killed_server_is_done_by_another(
+    calls: Calls, queue: str, spawn: Spawn, tmp_path: Path
+) -> None:
+    first, second = spawn(), spawn()
+    pid = calls.call(
+        queue, {"do": "die once", "file": str(tmp_path / "died")}, timeout_seconds=15.0
+    )
+    assert (tmp_path / "died").exists()
+    assert pid in (first.pid, second.pid)
+
+
+@pytest.mark.parametrize(
+    ("broker", "kind"),
+    [
+        ("valkey", "quorum"),
+        ("redis", "quorum"),
+        ("rabbitmq", "quorum"),
+        ("rabbitmq", "classic"),
+    ],
+    indirect=["broker"],
+)
+def test_a_call_that_kills_its_servers_is_buried_after_a_few(
+    broker: Broker, calls: Calls, queue: str, spawn: Spawn, kind: str
+) -> None:
+    options = ("delivery_limit=1", f"type={kind}")
+    current = spawn(*options)
+    calls.submit(queue, {"do": "die"}, timeout_seconds=60.0, id="poison")
+    deaths = 0
+    while not broker.dead_letters(queue):
+        if current.has_ended:
+            deaths += 1
+            current = spawn(*options, wait=False)
+    assert deaths <= 2
+    if current.has_ended:
+        spawn(*options, wait=False)
+    [letter] = broker.dead_letters(queue)
+    assert (letter.id, letter.reason) == ("poison", "delivery-limit")
+    assert letter.body == b'{"do":"die"}'
+    eventually(lambda: works(calls, queue))
+
+
+@REAL
+def test_calls_whose_only_server_was_killed_do_not_wait_for_their_deadline(
+    calls: Calls, queue: str, spawn: Spawn, tmp_path: Path
+) -> None:
+    server = spawn()
+    file = tmp_path / "begun"
+    pending = calls.submit(
+        queue, {"do": "sleep", "seconds": 60, "file": str(file)}, timeout_seconds=60.0
+    )
+    eventually(file.exists)
+    server.kill()
+    assert isinstance(pending.exception(15.0), Unavailable)
+
+
+@REAL
+def test_sigterm_finishes_what_is_in_hand_and_exits_0(
+    calls: Calls, queue: str, spawn: Spawn, tmp_path: Path
+) -> None:
+    server = spawn()
+    file = tmp_path / "begun"
+    pending = calls.submit(queue, {"do": "sleep", "seconds": 1, "file": str(file)})
+    eventually(file.exists)
+    server.stop()
+    assert pending.result(10.0) == server.pid
+    code, said = server.wait()
+    assert code == 0, said
+    assert '"event":"startup_success"' in said
+    assert '"event":"shutting_down"' in said
+
+
+@REAL
+def test_a_message_that_is_no_call_is_buried_and_stops_nobody(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    bodies = [b"", b"not json", b"\xff\xfe", b"[" * 100 + b"]" * 100, b'{"a":' * 2000, b"x" * 2**21]
+    for body in bodies:
+        broker.send_raw(queue, body)
+    letters = eventually(
+        lambda: found if len(found := broker.dead_letters(queue)) == len(bodies) else None
+    )
+    assert letters is not None
+    assert {letter.body for letter in letters} == set(bodies)
+    reasons = {letter.reason for letter in letters}
+    assert reasons == {"decode:JSON", "refused:TooDeep", "refused:TooLarge"}
+    assert works(calls, queue)
+
+
+@REAL
+def test_a_dead_letter_that_is_put_back_is_done(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    seen: list[Any] = []
+
+    class Mended:
+        is_broken = True
+
+        def call(self, data: Any) -> Any:
+            if self.is_broken:
+                raise ZeroDivisionError
+            seen.append(data)
+            return data
+
+    target = Mended()
+    serve(target)
+    pending = calls.submit(queue, {"a": 1})
+    assert pending.exception(5.0) is not None
+    eventually(lambda: broker.dead_letters(queue))
+    target.is_broken = False
+    assert broker.retry_dead_letters(queue) == 1
+    eventually(lambda: seen == [{"a": 1}])
+    assert broker.dead_letters(queue) == []
+
+
+@REAL
+def test_pending_calls_fail_at_once_when_connections_are_cut(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    serve(held, concurrency=64)
+    pending: list[Future[Any]] = [calls.submit(queue, n, timeout_seconds=30.0) for n in range(20)]
+    eventually(lambda: len(held.seen) == 20)
+    broker.cut()
+    for future in pending:
+        assert isinstance(future.exception(3.0), Disconnected)
+    held.go.set()
+    eventually(lambda: works(calls, queue))
+
+
+@REAL
+def test_a_broker_that_was_killed_is_found_again(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    serve(held)
+    pending = calls.submit(queue, 1, timeout_seconds=30.0)
+    eventually(lambda: held.seen)
+    assert broker.raw is not None
+    broker.wait_until_stored(queue)
+    broker.raw.kill()
+    assert isinstance(pending.exception(5.0), Disconnected)
+    started = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(NotConnected):
+            calls.call(queue, 2)
+    assert time.monotonic() - started < 1.0
+    with pytest.raises(OSError, match="refused"):
+        calls.ping()
+    held.go.set()
+    broker.raw.start()
+    eventually(lambda: works(calls, queue), timeout_seconds=20.0)
+
+
+@REAL
+def test_a_broker_that_is_paused_delays_no_deadline(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    assert works(calls, queue)
+    assert broker.raw is not None
+    broker.raw.pause()
+    try:
+        started = time.monotonic()
+        pending = calls.submit(queue, 1, timeout_seconds=0.5)
+        with pytest.raises(DeadlineExceeded):
+            calls.call(queue, 2, timeout_seconds=0.3)
+        assert isinstance(pending.exception(2.0), DeadlineExceeded)
+        assert time.monotonic() - started < 1.5
+    finally:
+        broker.raw.resume()
+    eventually(lambda: works(calls, queue))
+
+
+@REAL
+def test_a_server_waits_for_its_broker(
+    broker: Broker, calls: Calls, queue: str, spawn: Spawn
+) -> None:
+    assert broker.raw is not None
+    broker.raw.kill()
+    spawn(wait=False)
+    with pytest.raises(NotConnected):
+        calls.call(queue, 1)
+    broker.raw.start()
+    eventually(lambda: works(calls, queue), timeout_seconds=20.0)
+
+
+@REAL
+def test_a_forked_child_has_a_connection_of_its_own(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    assert works(calls, queue)
+    reader, writer = os.pipe()
+    # A fork beside threads is what servers such as gunicorn do; this child only calls.
+    pid = os.fork()
+    if pid == 0:
+        said = b"failed"
+        try:
+            if [calls.call(queue, n) for n in range(20)] == list(range(20)):
+                said = b"worked"
+        except MainstayError as error:
+            said = repr(error).encode()
+        finally:
+            os.write(writer, said)
+            os._exit(0)
+    os.close(writer)
+    assert [calls.call(queue, n) for n in range(20)] == list(range(20))
+    with os.fdopen(reader, "rb") as pipe:
+        assert pipe.read() == b"worked"
+    os.waitpid(pid, 0)
+
+
+@REAL
+def test_nothing_is_left_behind(broker: Broker, calls: Calls, queue: str, serve: Serve) -> None:
+    server = serve(Echo())
+    for n in range(300):
+        assert calls.call(queue, n) == n
+    server.drain(1.0)
+    calls.close()
+    if isinstance(broker.raw, RabbitMQ):
+        vhost = broker.url.rsplit("/", 1)[1]
+        rows = broker.raw.manage("GET", f"/queues/{vhost}?columns=name,messages")
+        assert {row["name"] for row in rows} == {queue, f"{queue}_dlq"}
+        assert not any(row.get("messages") for row in rows)
+    elif isinstance(broker.raw, Redis):
+        with connect_redis(broker.url) as client:
+            keys = {name.decode() for name in client.scan_iter() if b"mainstay:calls:" not in name}
+            assert keys <= {queue, f"{{{queue}}}:servers"}
+            assert client.xlen(queue) == 0
+            groups: Any = client.xinfo_consumers(queue, "servers")
+            assert groups == []

@@ -1,0 +1,113 @@
+"""Rooms for the contract: in memory, on embedded Valkey, on Redis and on RabbitMQ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from mainstay.embedded.valkey import Valkey
+from mainstay.errors import Misconfigured
+from mainstay.testing import RabbitMQ, Redis
+from mainstay.testing.plugin import leave_out
+from tests.contract.tasks import sample
+from tests.contract.tasks.rooms import CeleryRoom, MemoryRoom, Room, prepare_database
+
+BROKERS = ("valkey", "redis", "rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tasks")
+
+
+@pytest.fixture(scope="session")
+def valkey_room(folder: Path) -> Iterator[CeleryRoom]:
+    server = Valkey(folder / "valkey")
+    try:
+        server.start()
+    except Misconfigured as error:
+        leave_out(str(error))
+    room = CeleryRoom(server.url(), folder)
+    yield room
+    room.close()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_room(folder: Path, redis_server: Redis) -> Iterator[CeleryRoom]:
+    room = CeleryRoom(redis_server.start().url, folder)
+    yield room
+    room.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_room(folder: Path, rabbitmq: RabbitMQ) -> Iterator[CeleryRoom]:
+    rabbitmq.start().create_vhost("tasks")
+    database_url = prepare_database(f"sqlite:///{folder}/tasks.db")
+    room = CeleryRoom(rabbitmq.url_of("tasks"), folder, database_url)
+    yield room
+    room.close()
+    rabbitmq.delete_vhost("tasks")
+
+
+@pytest.fixture(scope="session")
+def shared(request: pytest.FixtureRequest) -> Iterator[Callable[[str], CeleryRoom]]:
+    """Rooms with a worker that all tests share: none of them may end it."""
+    rooms: dict[str, CeleryRoom] = {}
+    with ExitStack() as stack:
+
+        def room_of(name: str) -> CeleryRoom:
+            if name not in rooms:
+                server: CeleryRoom = request.getfixturevalue(f"{name}_room")
+                room = rooms[name] = server.another()
+                stack.callback(room.close)
+                room.shared = stack.enter_context(room.worker(concurrency=2)).ready()
+            return rooms[name]
+
+        yield room_of
+
+
+@pytest.fixture(params=["memory", *BROKERS])
+def room(
+    request: pytest.FixtureRequest,
+    shared: Callable[[str], CeleryRoom],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Room]:
+    """Any room of the contract."""
+    if request.param == "memory":
+        effects = tmp_path / "effects"
+        effects.touch()
+        monkeypatch.setenv(sample.EFFECTS, str(effects))
+        yield MemoryRoom([0.0])
+        return
+    room = shared(request.param)
+    yield room
+    _assert_alive(room)
+
+
+@pytest.fixture(params=BROKERS)
+def working_room(
+    request: pytest.FixtureRequest, shared: Callable[[str], CeleryRoom]
+) -> Iterator[CeleryRoom]:
+    """A room with a real broker and the shared worker."""
+    room = shared(request.param)
+    yield room
+    _assert_alive(room)
+
+
+@pytest.fixture(params=["redis", "rabbitmq"])
+def own_room(request: pytest.FixtureRequest) -> Iterator[CeleryRoom]:
+    """A room with a real broker and a queue that no worker knows yet."""
+    server: CeleryRoom = request.getfixturevalue(f"{request.param}_room")
+    room = server.another()
+    yield room
+    room.close()
+
+
+def _assert_alive(room: CeleryRoom) -> None:
+    assert room.shared is not None
+    assert room.shared.is_running, room.shared.log.read_text()[-4000:]

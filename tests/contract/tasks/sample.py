@@ -1,0 +1,154 @@
+"""The tasks that every room is asked to do; run by `celery -A tests.contract.tasks.sample`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from mainstay import context
+from mainstay.config import Settings
+from mainstay.errors import Bury, Refuse, Unavailable
+from mainstay.resources.sqlalchemy import Database
+from mainstay.retries import Backoff
+from mainstay.service import Service
+from mainstay.tasks.celery import create_celery_app
+
+EFFECTS = "SAMPLE_EFFECTS"
+BACKOFF = Backoff(attempts=5, initial_seconds=0.1, max_seconds=1.0)
+
+
+def effect(*words: object) -> None:
+    """Leave a mark outside of anything under test: a line in a file, one write."""
+    line = " ".join(map(str, words)) + "\n"
+    with Path(os.environ[EFFECTS]).open("ab", buffering=0) as file:
+        file.write(line.encode())
+
+
+def add(a: int, b: int) -> int:
+    effect("add", a, b)
+    return a + b
+
+
+def tell_context() -> dict[str, str]:
+    current = context.current()
+    assert current is not None
+    return {
+        "correlation_id": current.correlation_id,
+        "trace_id": current.trace_id,
+        "parent_id": current.parent_id,
+    }
+
+
+_tries: dict[str, int] = {}
+
+
+def flaky(key: str, good_try: int) -> int:
+    """Fail in passing until the *good_try*-th time."""
+    effect("flaky", key)
+    lines = Path(os.environ[EFFECTS]).read_text().splitlines()
+    tries = lines.count(f"flaky {key}")
+    if tries < good_try:
+        raise Unavailable("the neighbour does not answer")
+    return tries
+
+
+def never_up(key: str) -> None:
+    effect("never_up", key)
+    raise ConnectionRefusedError("nobody there")
+
+
+def broken(key: str) -> None:
+    effect("broken", key)
+    raise ValueError(f"no such thing as {key}")
+
+
+def refused() -> None:
+    raise Refuse("this can not be asked for")
+
+
+def buried() -> None:
+    raise Bury("this can never be done")
+
+
+def kill_first(key: str) -> str:
+    """Kill the process that does it, the first time."""
+    effect("kill_first", key)
+    lines = Path(os.environ[EFFECTS]).read_text().splitlines()
+    if lines.count(f"kill_first {key}") == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "done"
+
+
+def kill_always(key: str) -> None:
+    effect("kill_always", key)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def sleep(key: str, seconds: float) -> str:
+    effect("sleep", key)
+    time.sleep(seconds)
+    effect("woke", key)
+    return "woke"
+
+
+def stubborn(key: str) -> None:
+    """Sleep on when asked to stop."""
+    effect("stubborn", key)
+    ends = time.monotonic() + 60
+    while time.monotonic() < ends:
+        try:
+            time.sleep(60)
+        except Exception:  # noqa: BLE001, S112 - that is what stubborn means
+            continue
+
+
+def hungry() -> None:
+    raise MemoryError("no more")
+
+
+def engine_id() -> list[int]:
+    """Say which process' engine this is."""
+    database = service.resource(Database)
+    with database.session(read_only=True) as session:
+        session.execute(text("select 1"))
+    return [os.getpid(), id(database.engine)]
+
+
+PLAIN: dict[str, Callable[..., Any]] = {
+    each.__name__: each for each in (add, tell_context, flaky, never_up, broken, refused, buried)
+}
+"""What any room can do."""
+
+service = Service(Settings, Database())
+celery_app = create_celery_app(service)
+
+for _each in (*PLAIN.values(), kill_first, kill_always, sleep, hungry, engine_id):
+    celery_app.task(_each, name=_each.__name__, backoff=BACKOFF)
+celery_app.task(sleep, name="sleep_limited", time_limit=3, soft_time_limit=1)
+celery_app.task(stubborn, name="stubborn", time_limit=2, soft_time_limit=1)
+celery_app.task(kill_first, name="kill_first_dead", profile="dead-letter")
+
+
+@celery_app.task(name="steps", bind=True)
+def steps(self: Any, total: int) -> int:
+    for step in range(1, total + 1):
+        self.progress(step, total, note=f"step {step}")
+    return total
+
+
+@celery_app.task(name="store_once", once=True)
+def store_once(key: str, *, session: Any) -> str:
+    session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    return key
+
+
+@celery_app.task(name="store_and_fail")
+def store_and_fail(key: str, *, session: Any) -> None:
+    session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    raise ValueError("after the write")

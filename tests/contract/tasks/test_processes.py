@@ -1,0 +1,204 @@
+"""What becomes of tasks when a whole worker, or the broker, goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+import time
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from mainstay.config import Settings
+from mainstay.context import new_id
+from mainstay.errors import NotConnected, Unavailable
+from mainstay.service import Service
+from mainstay.tasks.celery import create_celery_app
+from mainstay.tasks.status import State
+from mainstay.testing import FaultProxy, eventually
+from tests.contract.tasks import sample
+from tests.contract.tasks.rooms import ROOT, CeleryRoom
+
+
+def test_the_work_of_a_killed_worker_is_done_by_another(own_room: CeleryRoom) -> None:
+    key = new_id()
+    with own_room.worker() as first:
+        first.ready()
+        id = own_room.send("sleep", key, 1)
+        eventually(lambda: f"sleep {key}" in own_room.effects())
+        first.kill()
+        with own_room.worker() as second:
+            second.ready()
+            assert own_room.ended(id).result == "woke"
+    assert own_room.effects().count(f"sleep {key}") == 2
+    assert own_room.effects().count(f"woke {key}") == 1
+    assert own_room.dead() == []
+
+
+def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom) -> None:
+    with own_room.worker(concurrency=1) as worker:
+        worker.ready()
+        running = own_room.send("sleep", new_id(), 2)
+        eventually(lambda: own_room.effects())
+        waiting = own_room.send("add", 1, 2)
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: worker.get("/ready")[0] == 503)
+        assert worker.process.wait(20) == 0
+        assert own_room.ended(running).result == "woke"
+        assert len(worker.lines("shutting_down")) == 1
+    status = own_room.status(waiting)
+    assert status is not None
+    assert status.state is State.WAITING
+    with own_room.worker() as another:
+        another.ready()
+        assert own_room.ended(waiting).result == 3
+    assert own_room.dead() == []
+
+
+def test_what_outlasts_the_grace_period_goes_back_to_its_queue(own_room: CeleryRoom) -> None:
+    key = new_id()
+    with own_room.worker(APP_GRACE_SECONDS="1") as worker:
+        worker.ready()
+        id = own_room.send("sleep", key, 8)
+        eventually(lambda: own_room.effects())
+        began = time.monotonic()
+        assert worker.terminate() == 0
+        assert time.monotonic() - began < 7
+    with own_room.worker() as another:
+        another.ready()
+        assert own_room.ended(id).result == "woke"
+    assert own_room.effects().count(f"woke {key}") == 1
+
+
+def test_a_worker_outlives_its_broker(own_room: CeleryRoom) -> None:
+    async def scenario() -> None:
+        async with proxied(own_room) as proxy:
+            room = through(own_room, proxy)
+            with room.worker() as worker:
+                await asyncio.to_thread(worker.ready)
+                first = await asyncio.to_thread(room.send, "add", 1, 1)
+                assert (await asyncio.to_thread(room.ended, first)).result == 2
+                proxy.refuse()
+                proxy.reset()
+                with pytest.raises(Unavailable):
+                    await asyncio.to_thread(room.send, "add", 1, 2)
+                assert (await asyncio.to_thread(worker.get, "/ready"))[0] == 503
+                assert (await asyncio.to_thread(worker.get, "/healthz"))[0] == 200
+                proxy.heal()
+                last = await asyncio.to_thread(room.send, "add", 2, 2)
+                assert (await asyncio.to_thread(room.ended, last)).result == 4
+                assert worker.is_running
+            room.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("fault", ["refuse", "stall", "close"])
+def test_a_sender_is_told_within_two_seconds_that_the_broker_is_away(
+    own_room: CeleryRoom, fault: str
+) -> None:
+    async def scenario() -> float:
+        async with proxied(own_room) as proxy:
+            room = through(own_room, proxy)
+            await asyncio.to_thread(room.send, "add", 1, 1)
+            if fault == "close":
+                await proxy.close()
+            else:
+                getattr(proxy, fault)()
+                if fault == "refuse":
+                    proxy.reset()
+            began = time.monotonic()
+            with pytest.raises(Unavailable):
+                await asyncio.to_thread(room.send, "add", 1, 2)
+            seconds = time.monotonic() - began
+            proxy.heal()
+            room.close()
+            return seconds
+
+    assert asyncio.run(scenario()) < 2.5
+
+
+def test_what_was_certainly_not_sent_is_no_waiting_task(own_room: CeleryRoom) -> None:
+    async def scenario() -> None:
+        async with proxied(own_room) as proxy:
+            room = through(own_room, proxy)
+            await proxy.close()
+            id = new_id()
+            with pytest.raises(NotConnected, match="was not sent"):
+                await asyncio.to_thread(room.app.send_task, "add", (1, 2), task_id=id)
+            status = own_room.status(id)
+            assert status is not None
+            assert status.state is State.FAILURE
+            assert status.error is not None
+            assert status.error["type"] == "NotConnected"
+            room.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"CELERY_TASK_ACKS_LATE": "0"}, "CELERY_TASK_ACKS_LATE"),
+        ({"CELERY_BROKER_URL": "kafka://x"}, "CELERY_BROKER_URL"),
+        ({"CELERY_TASK_TIME_LIMIT": "0"}, "CELERY_TASK_TIME_LIMIT"),
+        ({"CELERY_RESULT_BACKEND": "rpc://"}, "CELERY_RESULT_BACKEND"),
+        ({"CELERY_TASK_PROFILE": "hope"}, "CELERY_TASK_PROFILE"),
+    ],
+)
+def test_a_worker_that_would_lose_work_does_not_start(variables: dict[str, str], said: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", sample.__name__, "worker", "--concurrency", "1"],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "APP_ENV": "prod",
+            "APP_METRICS_PORT": "0",
+            "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+            **variables,
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_eager_tasks_are_done_where_they_are_sent() -> None:
+    service = Service(
+        Settings(env="test", celery_broker_url="memory://", celery_task_always_eager=True)
+    )
+    app = create_celery_app(service)
+    task = app.task(sample.tell_context, name="tell_context")
+    told = task.delay().get()
+    assert told["correlation_id"]
+    service.lifecycle.stop()
+
+
+def proxied(room: CeleryRoom) -> FaultProxy:
+    parts = urlsplit(room.url)
+    assert parts.hostname is not None
+    assert parts.port is not None
+    return FaultProxy(parts.hostname, parts.port)
+
+
+def through(room: CeleryRoom, proxy: FaultProxy) -> CeleryRoom:
+    """Return a room whose way to the broker leads over *proxy*, statuses beside it."""
+    parts = urlsplit(room.url)
+    login, at, _ = parts.netloc.rpartition("@")
+    url = urlunsplit(parts._replace(netloc=f"{login}{at}127.0.0.1:{proxy.port}"))
+    return room.moved(url)
+
+
+def test_the_banner_and_the_last_words_are_lines_too(own_room: CeleryRoom) -> None:
+    with own_room.worker() as worker:
+        worker.ready()
+        assert worker.terminate() == 0
+        for line in worker.log.read_bytes().splitlines():
+            json.loads(line)

@@ -1,0 +1,240 @@
+"""What a worker on a real broker promises while its children die and its tasks misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from mainstay.context import new_id
+from mainstay.errors import Invalid, TooLarge
+from mainstay.resources.sqlalchemy import Database
+from mainstay.tasks.celery import asend
+from mainstay.tasks.status import State
+from mainstay.testing import eventually
+from tests.contract.tasks import sample
+from tests.contract.tasks.rooms import CeleryRoom, Worker
+from tests.contract.tasks.test_malformed import headers
+
+Shared = Callable[[str], CeleryRoom]
+
+
+def worker_of(room: CeleryRoom) -> Worker:
+    assert room.shared is not None
+    return room.shared
+
+
+def test_a_task_whose_process_was_killed_is_done_once_more(working_room: CeleryRoom) -> None:
+    key = new_id()
+    status = working_room.ended(working_room.send("kill_first", key))
+    assert status.state is State.SUCCESS
+    assert working_room.effects().count(f"kill_first {key}") == 2
+
+
+def test_under_the_dead_letter_profile_it_is_a_dead_letter(working_room: CeleryRoom) -> None:
+    key = new_id()
+    id = working_room.send("kill_first_dead", key)
+    assert working_room.letter(id).reason == "worker-lost"
+    assert working_room.ended(id).state is State.FAILURE
+    assert working_room.effects().count(f"kill_first {key}") == 1
+
+
+def test_a_task_that_kills_its_process_each_time_is_stopped(working_room: CeleryRoom) -> None:
+    key = new_id()
+    id = working_room.send("kill_always", key)
+    neighbours = [working_room.send("add", 1, 2) for _ in range(5)]
+    status = working_room.ended(id)
+    assert status.state is State.FAILURE
+    assert working_room.letter(id).reason == "delivery-limit"
+    assert working_room.effects().count(f"kill_always {key}") == 5
+    for neighbour in neighbours:
+        assert working_room.ended(neighbour).state is State.SUCCESS
+
+
+def test_a_task_over_its_soft_limit_is_a_dead_letter(working_room: CeleryRoom) -> None:
+    key = new_id()
+    id = working_room.send("sleep_limited", key, 30)
+    assert working_room.ended(id).state is State.FAILURE
+    assert working_room.letter(id).reason == "failed:SoftTimeLimitExceeded"
+    assert working_room.effects().count(f"sleep {key}") == 1
+
+
+def test_a_task_that_ignores_its_soft_limit_is_killed_and_a_dead_letter(
+    working_room: CeleryRoom,
+) -> None:
+    key = new_id()
+    id = working_room.send("stubborn", key)
+    assert working_room.ended(id).state is State.FAILURE
+    assert working_room.letter(id).reason == "time-limit"
+    assert working_room.effects().count(f"stubborn {key}") == 1
+
+
+def test_a_task_without_memory_is_a_dead_letter(working_room: CeleryRoom) -> None:
+    id = working_room.send("hungry")
+    assert working_room.letter(id).reason == "failed:MemoryError"
+    assert working_room.ended(id).state is State.FAILURE
+
+
+def test_a_task_tells_how_far_it_is(working_room: CeleryRoom) -> None:
+    status = working_room.ended(working_room.send("steps", 3))
+    assert status.result == 3
+    assert status.meta == {"current": 3, "total": 3, "progress": 100.0, "note": "step 3"}
+
+
+def test_a_delay_is_kept(working_room: CeleryRoom) -> None:
+    sent_at = time.time()
+    id = working_room.send("add", 1, 2, countdown=1.5)
+    status = working_room.ended(id)
+    assert status.result == 3
+    assert status.updated_at - sent_at > 1.0
+
+
+def test_a_task_that_was_called_off_is_not_done(working_room: CeleryRoom) -> None:
+    id = working_room.send("add", 901, 1, countdown=2)
+    working_room.app.control.revoke(id)
+    assert working_room.ended(id).state is State.REVOKED
+    assert "add 901 1" not in working_room.effects()
+
+
+def test_a_task_that_waited_too_long_is_a_dead_letter(working_room: CeleryRoom) -> None:
+    id = working_room.send("add", 902, 1, expires=-5)
+    assert working_room.letter(id).reason == "expired"
+    assert "add 902 1" not in working_room.effects()
+
+
+def test_a_dead_letter_that_is_put_back_is_done(working_room: CeleryRoom) -> None:
+    key = new_id()
+    id = working_room.send("kill_first_dead", key)
+    working_room.letter(id)
+    assert working_room.ended(id).state is State.FAILURE
+    count = working_room.letters.retry(working_room.queue, lambda letter: letter.id == id)
+    assert count == 1
+    eventually(lambda: working_room.ended(id).state is State.SUCCESS)
+    assert not [letter for letter in working_room.dead() if letter.id == id]
+
+
+def test_each_task_is_one_line_of_json(working_room: CeleryRoom) -> None:
+    worker = worker_of(working_room)
+    id = working_room.send("add", 1, 2)
+    working_room.ended(id)
+    lines = eventually(lambda: [e for e in worker.lines("task") if e["task_id"] == id])
+    assert len(lines) == 1
+    line = lines[0]
+    assert (line["name"], line["outcome"], line["level"]) == ("add", "done", "info")
+    assert line["duration_ms"] >= 0
+    assert line["correlation_id"]
+    assert line["trace_id"]
+    strange = [e for e in worker.log.read_bytes().splitlines() if not e.startswith(b"{")]
+    assert strange == []
+
+
+def test_the_workers_port_answers(working_room: CeleryRoom) -> None:
+    worker = worker_of(working_room)
+    for path in ("/health", "/ready", "/readyz", "/healthz"):
+        status, body = worker.get(path)
+        assert (status, json.loads(body)["status"]) == (200, "healthy")
+    assert "broker" in json.loads(worker.get("/health")[1])["checks"]
+    assert {"consumer", "intake"} <= set(json.loads(worker.get("/healthz")[1])["checks"])
+
+
+def test_counts_are_right_after_children_died(working_room: CeleryRoom) -> None:
+    worker = worker_of(working_room)
+    name = "mainstay_task_duration_seconds_count"
+    before = worker.metric(name, name="add", outcome="done")
+    for id in [working_room.send("add", 1, 2) for _ in range(10)]:
+        working_room.ended(id)
+    assert worker.metric(name, name="add", outcome="done") == before + 10
+    for child in worker.children:
+        os.kill(child, signal.SIGKILL)
+    for id in [working_room.send("add", 1, 2) for _ in range(5)]:
+        working_room.ended(id)
+    assert worker.metric(name, name="add", outcome="done") == before + 15
+    assert worker.metric("app_up") == 1
+
+
+def test_queues_are_measured(working_room: CeleryRoom) -> None:
+    worker = worker_of(working_room)
+    eventually(
+        lambda: (
+            "mainstay_queue_messages" in worker.get("/metrics")[1]
+            and worker.metric("mainstay_dead_letters", queue=working_room.queue)
+            == len(working_room.dead())
+        ),
+        timeout_seconds=15,
+    )
+
+
+def test_what_is_due_much_later_is_refused(working_room: CeleryRoom) -> None:
+    with pytest.raises(Invalid, match="600 s at most"):
+        working_room.send("add", 1, 2, countdown=3600)
+
+
+def test_what_no_worker_would_take_is_refused_at_the_sender(working_room: CeleryRoom) -> None:
+    with pytest.raises(TooLarge, match="bytes of JSON"):
+        working_room.send("add", "x" * 1_100_000, 2)
+    nested: list[object] = []
+    for _ in range(100):
+        nested = [nested]
+    with pytest.raises(TooLarge, match="levels deep"):
+        working_room.send("add", nested, 2)
+
+
+async def test_sending_leaves_the_event_loop_alone(working_room: CeleryRoom) -> None:
+    task = working_room.app.task(sample.add, name="add")
+    ids = await asyncio.gather(*(asend(task, 1, each) for each in range(20)))
+    assert len(set(ids)) == 20
+    for each, id in enumerate(ids):
+        assert working_room.ended(id).result == 1 + each
+    assert await working_room.app.astatus("never-issued") is None
+
+
+def test_a_task_with_once_has_one_effect_however_often_it_comes(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    id, key = new_id(), new_id()
+    body = json.dumps([[key], {}, {}])
+    for _ in range(3):
+        room.publish(body, headers(id=id, task="store_once"))
+    assert room.ended(id).result == key
+    last = room.send("add", 1, 2)
+    room.ended(last)
+    eventually(
+        lambda: (
+            worker_of(room).metric(
+                "mainstay_task_duration_seconds_count", name="store_once", outcome="done"
+            )
+            >= 3
+        )
+    )
+    assert rows(room, key) == 1
+
+
+def test_what_a_failing_task_wrote_is_rolled_back(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    key = new_id()
+    id = room.send("store_and_fail", key)
+    assert room.ended(id).state is State.FAILURE
+    assert rows(room, key) == 0
+
+
+def test_each_process_has_an_engine_of_its_own(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    worker = worker_of(room)
+    pids = set()
+    for id in [room.send("engine_id") for _ in range(10)]:
+        status = room.ended(id)
+        assert status.state is State.SUCCESS
+        pids.add(status.result[0])
+    assert pids <= set(worker.children)
+    assert worker.process.pid not in pids
+
+
+def rows(room: CeleryRoom, key: str) -> int:
+    with room.service.resource(Database).session(read_only=True) as session:
+        found = session.execute(text("select count(*) from effects where key = :key"), {"key": key})
+        return int(found.scalar_one())

@@ -1,0 +1,282 @@
+"""The schema is brought to head once, by any number of replicas: on every kind of database."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, inspect, text
+
+from mainstay.config import urls
+from mainstay.errors import Misconfigured
+from mainstay.resources.sqlalchemy import migrate
+
+REVISION = '''
+"""{doc}."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "{id}"
+down_revision = {down!r}
+
+
+def upgrade() -> None:
+    {up}
+
+
+def downgrade() -> None:
+    {back}
+'''
+
+
+class Folder:
+    """A service's folder with migrations, made by hand."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.package = f"shop_{path.name.replace('-', '_')}"
+        versions = path / "migrations" / "versions"
+        versions.mkdir(parents=True)
+        (path / "alembic.ini").write_text("[alembic]\nscript_location = migrations\n")
+        mako = Path(migrate.__file__).parent / "migrations" / "script.py.mako"
+        (path / "migrations" / "script.py.mako").write_text(mako.read_text())
+        (path / "migrations" / "env.py").write_text(
+            f"from {self.package}.models import metadata\n"
+            "from mainstay.config import Settings\n"
+            "from mainstay.resources.sqlalchemy.alembic import run\n\n"
+            "run(Settings, metadata)\n"
+        )
+        (path / self.package).mkdir()
+        (path / self.package / "__init__.py").touch()
+        self.models("sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True))")
+        self.revision(
+            "one",
+            None,
+            "op.create_table('orders', sa.Column('id', sa.Integer, primary_key=True))",
+            "op.drop_table('orders')",
+        )
+
+    def models(self, *lines: str) -> None:
+        head = ("import sqlalchemy as sa", "metadata = sa.MetaData()")
+        (self.path / self.package / "models.py").write_text("\n".join([*head, *lines, ""]))
+
+    def revision(self, id: str, down: str | None, up: str, back: str = "pass") -> None:
+        text = REVISION.format(id=id, doc=id.capitalize(), down=down, up=up, back=back)
+        (self.path / "migrations" / "versions" / f"{id}.py").write_text(text.lstrip())
+
+
+@pytest.fixture
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    made = Folder(tmp_path_factory.mktemp("shop"))
+    yield made
+    sys.path[:] = [each for each in sys.path if each != str(made.path)]
+
+
+def tables(address: str) -> set[str]:
+    engine = create_engine(urls.sync_url(address))
+    with engine.connect() as connection:
+        found = inspect(connection)
+        names = {
+            f"{schema}.{name}" if schema == "mainstay" else name
+            for schema in found.get_schema_names()
+            if schema in ("mainstay", "public", "main")
+            for name in found.get_table_names(schema)
+        }
+    engine.dispose()
+    return names
+
+
+def test_mainstays_tables_come_first_and_then_the_services(address: str, folder: Folder) -> None:
+    said: list[str] = []
+    migrate.upgrade(address, folder.path, say=said.append)
+    assert said == [
+        "mainstay: applied 0001 (Inbox, idempotency keys, dead letters and task status)",
+        f"{folder.path.name}: applied one (One)",
+    ]
+    dot = "." if address.startswith("postgresql") else "_"
+    own = ("alembic_version", "inbox", "idempotency_keys", "dead_letters", "task_status")
+    assert tables(address) == {f"mainstay{dot}{name}" for name in own} | {
+        "orders",
+        "alembic_version",
+    }
+    assert migrate.check(address, folder.path) == []
+    said.clear()
+    migrate.upgrade(address, folder.path, say=said.append)
+    assert said == ["the schema is up to date"]
+
+
+def test_what_is_not_applied_is_named(address: str, folder: Folder) -> None:
+    migrate.upgrade(address, say=lambda line: None)
+    assert migrate.check(address, folder.path) == [
+        f"{folder.path.name}: revision one is not applied: run `mainstay db upgrade`"
+    ]
+    ours, theirs = migrate.current(address, folder.path)
+    assert (ours.is_at_head, theirs.is_at_head) == (True, False)
+    assert (theirs.current, theirs.heads, theirs.pending) == ((), ("one",), ("one",))
+
+
+def test_a_model_without_its_migration_is_found_and_a_migration_written(
+    address: str, folder: Folder
+) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.models(
+        "sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True),",
+        "         sa.Column('title', sa.String(20)))",
+        "sa.Table('lines', metadata, sa.Column('id', sa.Integer, primary_key=True))",
+    )
+    sys.modules.pop(f"{folder.package}.models", None)
+    assert set(migrate.check(address, folder.path)) == {
+        f"{folder.path.name}: add table lines",
+        f"{folder.path.name}: add column orders title",
+    }
+    written = migrate.revision(address, folder.path, "lines", say=lambda line: None)
+    source = written.read_text()
+    assert "mainstay" not in source
+    assert "drop_table('orders')" not in source
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert migrate.check(address, folder.path) == []
+    assert "lines" in tables(address)
+
+
+def test_an_older_schema_can_be_gone_back_to(address: str, folder: Folder) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    said: list[str] = []
+    migrate.downgrade(address, folder.path, "-1", say=said.append)
+    assert said == [f"{folder.path.name}: took back one (One)"]
+    assert "orders" not in tables(address)
+    migrate.downgrade(address, None, "base", say=lambda line: None)
+    assert migrate.check(address) != []
+    with pytest.raises(Misconfigured, match="nowhere"):
+        migrate.downgrade(address, folder.path, "nowhere", say=lambda line: None)
+
+
+def test_a_migration_that_fails_leaves_nothing_behind(address: str, folder: Folder) -> None:
+    folder.revision(
+        "two",
+        "one",
+        "op.create_table('half', sa.Column('id', sa.Integer)); raise ZeroDivisionError",
+    )
+    with pytest.raises(ZeroDivisionError):
+        migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert "half" not in tables(address)
+    assert "orders" not in tables(address)
+    folder.revision("two", "one", "op.create_table('half', sa.Column('id', sa.Integer))")
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert {"half", "orders"} <= tables(address)
+
+
+def test_older_code_is_content_with_a_newer_schema(address: str, folder: Folder) -> None:
+    folder.revision("two", "one", "op.create_table('new', sa.Column('id', sa.Integer))")
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    (folder.path / "migrations" / "versions" / "two.py").unlink()
+    assert migrate.current(address, folder.path)[1].is_at_head
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+
+
+def test_a_migration_needs_a_database_at_head(address: str, folder: Folder) -> None:
+    with pytest.raises(Misconfigured, match="mainstay db upgrade"):
+        migrate.revision(address, folder.path, "more", say=lambda line: None)
+    with pytest.raises(Misconfigured, match=r"alembic\.ini"):
+        migrate.revision(address, folder.path / "migrations", "more", say=lambda line: None)
+
+
+UPGRADE = """
+import sys
+from pathlib import Path
+from mainstay.resources.sqlalchemy import migrate
+migrate.upgrade(sys.argv[1], Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+"""
+
+
+# Ten interpreters would mostly measure how long imports take.
+UPGRADE_AT_ONCE = """
+import os, sys
+from pathlib import Path
+from mainstay.resources.sqlalchemy import migrate
+children = []
+for _ in range(int(sys.argv[3])):
+    if (child := os.fork()):
+        children.append(child)
+        continue
+    migrate.upgrade(sys.argv[1], Path(sys.argv[2]), say=lambda line: print(line, flush=True))
+    os._exit(0)
+sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+"""
+
+
+def replica(address: str, folder: Folder) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", UPGRADE, address, str(folder.path)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def migrate_at_once(count: int, address: str, folder: Folder) -> None:
+    folder.revision("two", "one", 'op.execute("insert into orders (id) values (1)")')
+    command = [sys.executable, "-c", UPGRADE_AT_ONCE, address, str(folder.path), str(count)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("applied two") == 1
+    engine = create_engine(urls.sync_url(address))
+    with engine.connect() as connection:
+        assert connection.scalar(text("select count(*) from orders")) == 1
+    engine.dispose()
+
+
+def test_ten_replicas_at_once_migrate_once(database_url: str, folder: Folder) -> None:
+    migrate_at_once(10, database_url, folder)
+
+
+def test_replicas_at_one_file_migrate_it_once(tmp_path: Path, folder: Folder) -> None:
+    migrate_at_once(3, f"sqlite:///{tmp_path / 'test.db'}", folder)
+
+
+def test_a_replica_that_dies_half_way_leaves_the_rest_to_the_next(
+    address: str, folder: Folder
+) -> None:
+    folder.revision(
+        "two",
+        "one",
+        "op.create_table('half', sa.Column('id', sa.Integer)); "
+        "print('half', flush=True); import signal; signal.pause()",
+    )
+    dying = replica(address, folder)
+    assert dying.stdout is not None
+    for line in dying.stdout:
+        if line == "half\n":
+            break
+    folder.revision("two", "one", "op.create_table('half', sa.Column('id', sa.Integer))")
+    waiting = replica(address, folder)
+    assert waiting.stdout is not None
+    assert "waiting" in waiting.stdout.readline()
+    os.kill(dying.pid, signal.SIGKILL)
+    dying.communicate(timeout=20)
+    said, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0, said
+    assert "half" in tables(address)
+
+
+def alembic(folder: Folder, address: str, *words: str) -> str:
+    command = [sys.executable, "-m", "alembic", *words]
+    env = {**os.environ, "APP_ENV": "test", "DATABASE_URL": address, "PYTHONPATH": str(folder.path)}
+    done = subprocess.run(
+        command, cwd=folder.path, env=env, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_plain_alembic_works_in_the_services_folder(database_url: str, folder: Folder) -> None:
+    alembic(folder, database_url, "upgrade", "head")
+    assert tables(database_url) == {"orders", "alembic_version"}
+    assert "one (head)" in alembic(folder, database_url, "current")
+
+
+def test_plain_alembic_prints_sql_without_a_server(folder: Folder) -> None:
+    printed = alembic(folder, "postgresql://ann:hunter2@nowhere/x", "upgrade", "head", "--sql")
+    assert "CREATE TABLE orders" in printed
+    assert "hunter2" not in printed

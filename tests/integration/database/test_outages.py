@@ -1,0 +1,188 @@
+"""What callers hear while PostgreSQL is away, and that it passes by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from sqlalchemy import text
+
+from mainstay.errors import Disconnected, NotConnected, Unavailable
+from mainstay.resources.sqlalchemy import Database
+from mainstay.testing.servers import PostgreSQL
+from mainstay.testing.wait import async_eventually
+
+
+@pytest_asyncio.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    made = Database(url=database_url, statement_timeout_seconds=1.0, lock_timeout_seconds=0.3)
+    yield made
+    await made.aclose()
+
+
+def ask(database: Database, statement: str = "select 1") -> None:
+    with database.session() as session:
+        session.execute(text(statement))
+
+
+async def aask(database: Database, statement: str = "select 1") -> None:
+    async with database.asession() as session:
+        await session.execute(text(statement))
+
+
+async def test_a_server_that_is_stopped_is_told_at_once_and_found_again(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    ask(database)
+    await aask(database)
+    postgres.stop()
+    for _ in range(3):
+        with pytest.raises(NotConnected) as refused:
+            ask(database)
+        assert str(postgres.port) not in str(refused.value)
+        with pytest.raises(NotConnected):
+            await aask(database)
+    with pytest.raises(NotConnected):
+        database.ping()
+    postgres.start()
+    ask(database)  # the first one already: what is stale was found before it was used
+    await aask(database)
+    assert database.ping() is None
+
+
+async def test_a_server_that_was_killed_and_came_back_is_not_noticed(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    ask(database)
+    await aask(database)
+    postgres.kill()
+    postgres.start()
+    ask(database)
+    await aask(database)
+
+
+async def test_a_server_that_says_nothing_is_given_up_in_time(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    ask(database)
+    await aask(database)
+    postgres.pause()
+    try:
+        began = time.monotonic()
+        with pytest.raises(NotConnected):
+            ask(database)  # the connection of the pool
+        with pytest.raises(NotConnected):
+            await aask(database)
+        with pytest.raises(NotConnected):
+            ask(database)  # a new one
+        # Each within two seconds; a hang would be far more.
+        assert time.monotonic() - began < 8.0
+    finally:
+        postgres.resume()
+    ask(database)
+    await aask(database)
+
+
+async def test_a_statement_that_a_paused_server_never_ends_is_given_up(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    await aask(database)
+    slow = [
+        asyncio.create_task(aask(database, "select pg_sleep(0.8)")),
+        asyncio.create_task(asyncio.to_thread(ask, database, "select pg_sleep(0.8)")),
+    ]
+    running = "select count(*) from pg_stat_activity where query like 'select pg_sleep(0.8)%'"
+    await async_eventually(lambda: postgres.sql(running) == "2")
+    postgres.pause()
+    try:
+        ends = await asyncio.wait_for(asyncio.gather(*slow, return_exceptions=True), 10)
+        assert all(isinstance(end, Unavailable) for end in ends), ends
+    finally:
+        postgres.resume()
+    ask(database)
+    await aask(database)
+
+
+async def test_a_statement_that_takes_too_long_is_ended_by_the_server(database: Database) -> None:
+    with pytest.raises(Unavailable, match="statement in time"):
+        ask(database, "select pg_sleep(20)")
+    with pytest.raises(Unavailable, match="statement in time"):
+        await aask(database, "select pg_sleep(20)")
+
+
+async def test_a_lock_that_is_not_granted_is_told(database: Database) -> None:
+    ask(database, "create table t (a int)")
+    with database.session() as holding:
+        holding.execute(text("lock table t"))
+        with pytest.raises(Unavailable, match="lock in time"):
+            ask(database, "select * from t")
+        with pytest.raises(Unavailable, match="lock in time"):
+            await aask(database, "select * from t")
+    ask(database, "select * from t")
+
+
+async def test_a_database_that_takes_no_writes_is_told(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    ask(database, "create table t (a int)")
+    name = database.url.rpartition("/")[2]
+    postgres.sql(f'alter database "{name}" set default_transaction_read_only = on')
+    database.close()
+    with pytest.raises(Unavailable, match="no writes"):
+        ask(database, "insert into t values (1)")
+
+
+def test_a_session_that_was_ended_is_told_and_the_next_one_works(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    def ended() -> None:
+        with database.session() as session:
+            pid = session.scalar(text("select pg_backend_pid()"))
+            postgres.sql(f"select pg_terminate_backend({pid})")
+            session.execute(text("select 1"))
+
+    with pytest.raises(Unavailable):
+        ended()
+    ask(database)
+
+
+def test_a_session_that_ends_during_the_commit_leaves_the_outcome_unknown(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    ask(database, "create table t (a int)")
+
+    def ended() -> None:
+        with database.session() as session:
+            session.execute(text("insert into t values (1)"))
+            pid = session.scalar(text("select pg_backend_pid()"))
+            postgres.sql(f"select pg_terminate_backend({pid})")
+
+    with pytest.raises(Disconnected):
+        ended()
+
+
+async def test_a_password_that_is_refused_is_named_and_not_shown(
+    postgres: PostgreSQL, database_url: str
+) -> None:
+    database = Database(url=database_url.replace(postgres.password, "hunter2"))
+    with pytest.raises(NotConnected, match="user or password") as refused:
+        ask(database)
+    assert "hunter2" not in str(refused.value)
+    with pytest.raises(NotConnected, match="user or password"):
+        await aask(database)
+    await database.aclose()
+
+
+async def test_a_burst_beyond_the_pool_does_not_lock_up(database: Database) -> None:
+    async def one() -> str:
+        try:
+            await aask(database, "select pg_sleep(0.01)")
+        except Unavailable as error:
+            return str(error)
+        return "ok"
+
+    ends = await asyncio.wait_for(asyncio.gather(*(one() for _ in range(300))), 30)
+    assert set(ends) == {"ok"}

@@ -1,0 +1,61 @@
+"""Serve an application over a real socket, on a free port, for as long as a test needs it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+__all__ = ["exchange", "read_all", "served"]
+
+
+@contextmanager
+def served(app: Any, **options: Any) -> Iterator[int]:
+    """Run uvicorn in a thread and give its port; it has shut down cleanly at the end."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(512)
+        config = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            timeout_graceful_shutdown=5,
+            **options,
+        )
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        ends = time.monotonic() + 20
+        while not server.started:
+            if time.monotonic() > ends or not thread.is_alive():
+                raise RuntimeError("the server did not start")
+            time.sleep(0.005)
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join(20)
+
+
+def exchange(port: int, request: bytes, *, timeout_seconds: float = 10.0) -> bytes:
+    """Send bytes as they are and return all that comes until the other side closes."""
+    with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
+        connection.sendall(request)
+        return read_all(connection)
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Return what comes until the other side closes, or goes silent for the timeout."""
+    received = b""
+    try:
+        while chunk := connection.recv(65_536):
+            received += chunk
+    except (TimeoutError, ConnectionResetError):
+        pass
+    return received

@@ -1,0 +1,150 @@
+"""Whatever is wrong with a request, the answer is a problem document that says what and where."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.services.data.platform import API, Platform
+
+POSTS = [f"{API}/data/process", f"{API}/data/process-async"]
+JSON_TYPE = {"Content-Type": "application/json"}
+
+BODIES: dict[str, tuple[bytes, dict[str, str], int, str | None]] = {
+    "not JSON": (b"{", JSON_TYPE, 400, None),
+    "empty": (b"", JSON_TYPE, 422, ""),
+    "not UTF-8": (b'{"payload": "\xff"}', JSON_TYPE, 400, None),
+    "a list": (b"[]", JSON_TYPE, 422, ""),
+    "no payload": (b"{}", JSON_TYPE, 422, "/payload"),
+    "a field too many": (b'{"payload": 1, "colour": "red"}', JSON_TYPE, 422, "/colour"),
+    "a description of another type": (
+        b'{"payload": 1, "description": 5}',
+        JSON_TYPE,
+        422,
+        "/description",
+    ),
+    "a long description": (
+        json.dumps({"payload": 1, "description": "x" * 10_001}).encode(),
+        JSON_TYPE,
+        422,
+        "/description",
+    ),
+    "another type": (b"payload=1", {"Content-Type": "text/plain"}, 415, None),
+    "a form": (b"payload=1", {"Content-Type": "application/x-www-form-urlencoded"}, 415, None),
+    "too large": (b'{"payload": "' + b"x" * 1_100_000 + b'"}', JSON_TYPE, 413, None),
+    "too deep": (b'{"payload": ' + b"[" * 100 + b"]" * 100 + b"}", JSON_TYPE, 400, None),
+    "very deep": (b'{"payload": ' + b"[" * 50_000 + b"]" * 50_000 + b"}", JSON_TYPE, 400, None),
+    "not a number": (b'{"payload": NaN}', JSON_TYPE, 400, None),
+    "infinity": (b'{"payload": Infinity}', JSON_TYPE, 400, None),
+    "half a surrogate": (b'{"payload": "\\ud800"}', JSON_TYPE, 422, "/payload"),
+    "a NUL": (b'{"payload": "\\u0000"}', JSON_TYPE, 422, "/payload"),
+    "an integer beyond 64 bits": (
+        b'{"payload": 123456789012345678901234567890}',
+        JSON_TYPE,
+        422,
+        "/payload",
+    ),
+    "a huge integer": (b'{"payload": ' + b"9" * 5_000 + b"}", JSON_TYPE, 422, "/payload"),
+}
+
+
+def is_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem: dict[str, Any] = answer.json()
+    assert {"type", "title", "status", "detail", "instance", "correlation_id"} <= problem.keys()
+    assert problem["status"] == status
+    assert problem["correlation_id"] == answer.headers["x-correlation-id"]
+    assert "Traceback" not in answer.text
+    assert "site-packages" not in answer.text
+    return problem
+
+
+@pytest.mark.parametrize("path", POSTS)
+@pytest.mark.parametrize("kind", BODIES)
+def test_a_body_that_does_not_fit_is_refused(client: httpx.Client, path: str, kind: str) -> None:
+    body, headers, status, pointer = BODIES[kind]
+    answer = client.post(path, content=body, headers=headers)
+    problem = is_problem(answer, status)
+    if pointer is not None:
+        assert pointer in {error["pointer"] for error in problem["errors"]}, problem
+
+
+@pytest.mark.parametrize("path", [f"{API}/database/records", f"{API}/database/logs"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", "0"),
+        ("limit", "501"),
+        ("limit", "many"),
+        ("limit", "-1"),
+        ("offset", "-1"),
+        ("offset", "10001"),
+        ("offset", "1e3"),
+        ("cursor", "x"),
+        ("cursor", "bm90IGEgY3Vyc29y"),
+        ("cursor", "x" * 5_000),
+        ("cursor", "WzEsMl0"),
+        ("count", "perhaps"),
+    ],
+)
+def test_a_page_that_cannot_be_is_refused(
+    client: httpx.Client, path: str, name: str, value: str
+) -> None:
+    problem = is_problem(client.get(path, params={name: value}), 422)
+    assert any(name in error["pointer"] for error in problem["errors"]), problem
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", f"{API}/nothing", 404),
+        ("GET", f"{API}/data/process-async/..%2f..%2fetc", 404),
+        ("GET", f"{API}/data/process-async/%00", 404),
+        ("GET", f"{API}/database/records/%F0%9F%98%80", 404),
+        ("GET", f"{API}/database/records/{'x' * 3000}", 404),
+        ("GET", f"{API}/database/records/'%20or%201=1", 404),
+        ("DELETE", f"{API}/database/records/nothing", 404),
+        ("PUT", f"{API}/data/process", 405),
+        ("POST", f"{API}/metrics", 405),
+        ("DELETE", "/", 405),
+        ("PATCH", f"{API}/database/logs", 405),
+    ],
+)
+def test_what_is_not_there_is_a_problem_document(
+    client: httpx.Client, method: str, path: str, status: int
+) -> None:
+    answer = client.request(method, path)
+    is_problem(answer, status)
+    if status == 405:
+        assert answer.headers["allow"]
+
+
+@pytest.mark.parametrize("value", ["a b", "x" * 129, "ключ", "a;b", ""])
+def test_a_correlation_id_of_another_form_is_replaced(client: httpx.Client, value: str) -> None:
+    answer = client.get("/", headers=httpx.Headers({"X-Correlation-ID": value.encode()}))
+    assert answer.status_code == 200
+    assert answer.headers["x-correlation-id"] not in (value, "")
+
+
+def test_outside_of_development_a_token_is_needed(real_platform: Platform) -> None:
+    with httpx.Client(base_url=real_platform.url) as nobody:
+        for method, path in [
+            ("POST", f"{API}/data/process"),
+            ("POST", f"{API}/data/process-async"),
+            ("GET", f"{API}/data/process-async/x"),
+            ("GET", f"{API}/database/records"),
+            ("DELETE", f"{API}/database/records/x"),
+            ("GET", f"{API}/database/logs"),
+            ("GET", f"{API}/metrics"),
+        ]:
+            answer = nobody.request(method, path, json={"payload": 1})
+            is_problem(answer, 401)
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+        for path in ("/", "/health", "/ready", "/readyz", "/healthz", "/metrics"):
+            assert nobody.get(path).status_code == 200
+        forged = nobody.get(f"{API}/metrics", headers={"Authorization": "Bearer a.b.c"})
+        is_problem(forged, 401)

@@ -1,0 +1,92 @@
+"""A request that is sent again under its Idempotency-Key is done once."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import Counter
+from typing import Any
+
+import httpx
+import pytest
+
+from mainstay.testing.wait import eventually
+from tests.services.data.platform import API, Platform
+
+PATHS = [f"{API}/data/process", f"{API}/data/process-async"]
+
+
+def records_of(client: httpx.Client, marker: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        params = {"limit": 500} | ({"cursor": cursor} if cursor else {})
+        page = client.get(f"{API}/database/records", params=params).json()
+        found += [row for row in page["items"] if row["description"] == marker]
+        cursor = page["next_cursor"]
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_hundred_keys_of_ten_clients_each_have_one_effect_each(
+    platform: Platform, client: httpx.Client, path: str
+) -> None:
+    marker = f"marker {secrets.token_hex(8)}"
+    answers: dict[int, list[httpx.Response]] = {key: [] for key in range(100)}
+    limits = httpx.Limits(max_connections=50)
+    async with httpx.AsyncClient(
+        base_url=platform.url, headers=platform.headers, timeout=60, limits=limits
+    ) as many:
+
+        async def send(key: int) -> None:
+            body = {"payload": key, "description": marker}
+            headers = {"Idempotency-Key": f"{marker[7:]}-{key}"}
+            answers[key].append(await many.post(path, json=body, headers=headers))
+
+        await asyncio.gather(*(send(key) for _ in range(10) for key in range(100)))
+
+    for found in answers.values():
+        first = [each for each in found if each.is_success]
+        others = [each for each in found if not each.is_success]
+        assert len({each.content for each in first}) == 1
+        replayed = [each.headers.get("idempotency-replayed") == "true" for each in first]
+        assert replayed.count(False) <= 1  # its own answer may be the one that a client lost
+        assert {each.status_code for each in others} <= {409}
+        assert all(int(each.headers["retry-after"]) >= 1 for each in others)
+    rows = records_of(client, marker)
+    assert Counter(row["payload"] for row in rows) == Counter(range(100))
+    if path.endswith("async"):
+        eventually(
+            lambda: all(row["task_status"] == "Success" for row in records_of(client, marker)),
+            timeout_seconds=60,
+            every_seconds=0.5,
+        )
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_replay_is_the_first_answer_byte_for_byte(client: httpx.Client, path: str) -> None:
+    headers = {"Idempotency-Key": f'"{secrets.token_hex(8)}"'}
+    body = {"payload": "once", "description": "uppercase"}
+    first = client.post(path, json=body, headers=headers)
+    again = client.post(path, json=body, headers=headers)
+    assert (again.status_code, again.content) == (first.status_code, first.content)
+    for name in ("content-type", "location"):
+        assert again.headers[name] == first.headers[name]
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["x-correlation-id"] != first.headers["x-correlation-id"]
+
+    other = client.post(path, json=body | {"payload": "twice"}, headers=headers)
+    assert other.status_code == 422
+    assert other.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ключ".encode()])
+def test_a_key_of_another_form_is_refused(
+    client: httpx.Client, path: str, key: str | bytes
+) -> None:
+    headers: dict[str | bytes, str | bytes] = {"Idempotency-Key": key}
+    answer = client.post(path, json={"payload": 1}, headers=httpx.Headers(headers))
+    assert answer.status_code == 400
+    assert "Idempotency-Key" in answer.json()["detail"]

@@ -1,0 +1,78 @@
+"""What a service author's type checker sees of the HTTP rooms: checked, never run."""
+
+from __future__ import annotations
+
+from typing import Annotated, assert_type
+
+from fastapi import Depends, FastAPI
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from mainstay import Principal, Service, Settings
+from mainstay.breakers import Breaker
+from mainstay.http.client import AsyncClient, Client, Reply
+from mainstay.http.etags import check_if_match, etag_of
+from mainstay.http.fastapi import (
+    CurrentUser,
+    IfMatch,
+    Page,
+    Rows,
+    Work,
+    body_limit,
+    create_app,
+    get_current_user,
+    idempotent,
+    keyed,
+    rate_limit,
+    require_role,
+    work,
+)
+
+service = Service(Settings)
+app = create_app(service, title="Orders", public=("/", "/auth/*"), in_flight_limit=100)
+assert_type(app, FastAPI)
+assert_type(create_app(Settings), FastAPI)
+
+
+@app.get("/orders")
+async def every(page: Annotated[Page, Depends()]) -> Rows[str]:
+    assert_type(page.limit, int)
+    assert_type(page.cursor, str | None)
+    return page.rows([1, 2], lambda row: (row,), show=str, total=2)
+
+
+@app.post("/orders", dependencies=[Depends(rate_limit("5/minute", on_store_error="deny"))])
+async def create(w: Annotated[Work, Depends(idempotent)], user: CurrentUser) -> str:
+    assert_type(w.session, AsyncSession)
+    assert_type(user, Principal)
+    await w.call("ledger", {"a": 1}, timeout_seconds=2.0)
+    assert_type(await w.send(object(), 1, name="a"), str)
+    await w.commit()
+    return w.id
+
+
+@app.put("/orders/{order_id}", dependencies=[Depends(require_role("admin"))])
+@body_limit(2_000_000)
+async def change(
+    order_id: int, w: Annotated[Work, Depends(keyed)], if_match: IfMatch = None
+) -> None:
+    check_if_match(if_match, etag_of(order_id, 3))
+
+
+@app.delete("/orders/{order_id}")
+async def delete(
+    order_id: int,
+    w: Annotated[Work, Depends(work)],
+    user: Annotated[Principal, Depends(get_current_user)],
+) -> None:
+    await w.rollback()
+
+
+def ask() -> None:
+    with Client("http://ledger", service=service, breaker=Breaker("ledger")) as client:
+        assert_type(client.get("/accounts", params={"limit": 5}), Reply)
+
+
+async def ask_on_a_loop() -> None:
+    async with AsyncClient("http://ledger", passes_principal=True) as client:
+        reply = await client.post("/accounts", json={"name": "a"}, timeout_seconds=1.0)
+        assert_type(reply.check(), Reply)

@@ -1,0 +1,128 @@
+"""`mainstay db` looks after the databases of a project's services."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mainstay.cli import db
+from mainstay.cli.services import selected
+from mainstay.errors import Misconfigured
+from mainstay.resources.sqlalchemy import Database, inbox
+from mainstay.resources.sqlalchemy.status import TaskStatus
+
+MANIFEST = """
+[service.shop]
+path = "services/shop"
+database = true
+env = {{ DATABASE_URL = "sqlite:///{folder}/shop.db", APP_ENV = "test" }}
+[service.shop.process.worker]
+kind = "tasks"
+run = "true"
+
+[service.stock]
+path = "services/stock"
+database = true
+env = {{ DATABASE_URL = "sqlite:///{folder}/stock.db", APP_ENV = "test" }}
+
+[service.ticker]
+path = "services/ticker"
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    (tmp_path / "mainstay.toml").write_text(MANIFEST.format(folder=tmp_path))
+    for name in ("shop", "stock", "ticker"):
+        (tmp_path / "services" / name).mkdir(parents=True)
+    for variable in ("DATABASE_URL", "APP_DATABASE_URL", "APP_ENV"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MAINSTAY_EMBEDDED", "0")
+    monkeypatch.chdir(tmp_path)
+    before = list(sys.path)
+    yield tmp_path
+    sys.path[:] = before
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(db.app, list(words), catch_exceptions=False)
+
+
+def test_every_service_with_a_database_is_brought_to_head(project: Path) -> None:
+    done = run("upgrade")
+    assert done.exit_code == 0
+    assert "shop: mainstay: applied 0001" in done.output
+    assert "stock: mainstay: applied 0001" in done.output
+    assert (project / "shop.db").exists()
+    assert "shop: the schema is up to date" in run("upgrade").output
+    assert "shop: mainstay at 0001 (newest)" in run("current").output
+
+
+def test_one_service_can_be_named_or_stood_in(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert [each.name for each in selected(with_database=True)] == ["shop", "stock"]
+    assert [each.name for each in selected()] == ["shop", "stock", "ticker"]
+    assert [each.name for each in selected("ticker", with_database=True)] == ["ticker"]
+    monkeypatch.chdir(project / "services" / "stock")
+    (stock,) = selected()
+    assert (stock.name, stock.path) == ("stock", project / "services" / "stock")
+    assert stock.settings.database_url == f"sqlite:///{project}/stock.db"
+    with pytest.raises(Misconfigured, match="nobody"):
+        selected("nobody")
+
+
+def test_outside_of_a_project_the_environment_names_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("APP_ENV", "test")
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/alone.db")
+    monkeypatch.setenv("SERVICE_NAME", "alone")
+    (alone,) = selected()
+    assert (alone.name, alone.path) == ("alone", tmp_path)
+    assert "alone: mainstay: applied 0001" in run("upgrade").output
+
+
+def test_a_database_that_is_behind_fails_the_check(project: Path) -> None:
+    behind = run("check", "--service", "shop")
+    assert behind.exit_code == 1
+    assert "shop: mainstay: revision 0001 is not applied" in behind.output
+    run("upgrade", "--service", "shop")
+    good = run("check", "--service", "shop", "--json")
+    assert (good.exit_code, json.loads(good.output)) == (0, {"shop": []})
+    assert "agree" in run("check", "--service", "shop").output
+
+
+def test_where_a_database_stands_is_one_json_document(project: Path) -> None:
+    assert json.loads(run("current", "--json").output)["stock"] == [
+        {"tree": "mainstay", "current": [], "heads": ["0001"], "pending": ["0001"]}
+    ]
+
+
+def test_what_concerns_one_service_asks_which(project: Path) -> None:
+    with pytest.raises(Misconfigured, match="--service: shop, stock"):
+        run("revision", "-m", "more")
+    with pytest.raises(Misconfigured, match=r"alembic\.ini"):
+        run("downgrade", "--service", "shop")
+
+
+def test_a_service_without_a_database_says_which_variable_names_one(project: Path) -> None:
+    with pytest.raises(Misconfigured, match="DATABASE_URL"):
+        run("upgrade", "--service", "ticker")
+
+
+def test_a_purge_tells_what_it_deleted_and_leaves_what_is_young(project: Path) -> None:
+    run("upgrade")
+    database = Database(url=f"sqlite:///{project}/shop.db")
+    inbox.claim(database, "young")
+    TaskStatus(database).succeeded("young")
+    database.close()
+    nothing = {"inbox": 0, "idempotency_keys": 0, "task_status": 0, "dead_letters": 0}
+    assert json.loads(run("purge", "--json").output) == {"shop": nothing, "stock": nothing}
+    assert "shop: deleted 0 of inbox" in run("purge").output

@@ -1,0 +1,195 @@
+"""What `create_app` returns: a plain FastAPI, documented, with nothing from outside."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI
+from pydantic import BaseModel
+
+from mainstay import Resource, Service, Settings
+from mainstay.errors import Misconfigured
+from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent
+from mainstay.lifecycle import Phase
+
+
+class Order(BaseModel):
+    name: str
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://orders")
+
+
+@pytest.fixture
+def app(service: Service) -> FastAPI:
+    app = create_app(service, title="Orders")
+
+    @app.post("/orders")
+    async def create(order: Order, w: Annotated[Work, Depends(idempotent)]) -> Order:
+        return order
+
+    @app.get("/orders")
+    async def every(page: Annotated[Page, Depends()]) -> Rows[int]:
+        found = [
+            number for number in range(9, 0, -1) if not page.position or number < page.position[0]
+        ]
+        total = 9 if page.count else None
+        return page.rows(
+            found[: page.limit + 1], lambda number: (number,), show=lambda n: n, total=total
+        )
+
+    return app
+
+
+def test_it_is_a_plain_fastapi(app: FastAPI) -> None:
+    assert isinstance(app, FastAPI)
+
+
+def test_settings_alone_make_a_service() -> None:
+    app = create_app(Settings(env="test", service_name="orders"))
+    assert app.title == "orders"
+
+
+def test_other_options_are_fastapis_own(service: Service) -> None:
+    assert create_app(service, summary="All orders").summary == "All orders"
+
+
+async def test_the_services_life_surrounds_the_authors(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[str] = []
+
+    class Ledger(Resource):
+        name = "ledger"
+
+        def ping(self) -> None:
+            pass
+
+        def close(self) -> None:
+            seen.append("closed")
+
+    service = Service(Settings(env="test", service_name="orders"), Ledger())
+
+    @asynccontextmanager
+    async def author(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        seen.append(f"begin {service.lifecycle.phase}")
+        yield {"key": "value"}
+        seen.append(f"end {service.lifecycle.phase}")
+
+    app = create_app(service, lifespan=author)
+    async with app.router.lifespan_context(app) as state:
+        assert state == {"key": "value"}
+        assert service.lifecycle.is_ready
+    assert seen[:2] == ["begin starting", "end draining"]
+    assert "closed" in seen
+    assert service.lifecycle.phase is Phase.STOPPED
+    assert "startup_success" in capsys.readouterr().out
+
+
+# --- the document ---------------------------------------------------------------------------
+
+
+async def test_every_operation_documents_its_problems(app: FastAPI) -> None:
+    async with client_of(app) as client:
+        document = (await client.get("/api/v1/openapi.json")).json()
+    assert document["info"]["title"] == "Orders"
+    operation = document["paths"]["/orders"]["post"]
+    for status in ("400", "401", "409", "413", "415", "422", "429", "500", "503", "504"):
+        content = operation["responses"][status]["content"]
+        assert content == {
+            "application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}
+        }
+    schemas = document["components"]["schemas"]
+    assert {"Problem", "Order"} <= schemas.keys()
+    assert "HTTPValidationError" not in schemas
+
+
+async def test_a_key_is_documented_where_it_is_understood(app: FastAPI) -> None:
+    async with client_of(app) as client:
+        paths = (await client.get("/api/v1/openapi.json")).json()["paths"]
+    names = [one["name"].lower() for one in paths["/orders"]["post"]["parameters"]]
+    assert names == ["idempotency-key"]
+    assert "/health" not in paths
+
+
+@pytest.mark.parametrize("page", ["docs", "redoc"])
+async def test_a_documentation_page_needs_no_other_host(app: FastAPI, page: str) -> None:
+    async with client_of(app) as client:
+        answer = await client.get(f"/api/v1/{page}")
+        assert answer.status_code == 200
+        assert "//" not in answer.text
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "http" not in policy
+        links = re.findall(r'(?:src|href)="([^"]+)"', answer.text)
+        assert links
+        for link in links:
+            file = await client.get(f"/api/v1/{link}")
+            assert file.status_code == 200
+            assert file.content
+        document = re.search(r'data-document="([^"]+)"', answer.text)
+        assert document is not None
+        assert (await client.get(f"/api/v1/{document[1]}")).status_code == 200
+
+
+async def test_files_are_unpacked_for_clients_that_cannot(app: FastAPI) -> None:
+    path = "/api/v1/docs/files/swagger-ui.css"
+    async with client_of(app) as client:
+        packed = await client.get(path, headers={"Accept-Encoding": "gzip"})
+        plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+        unknown = await client.get("/api/v1/docs/files/passwd")
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content
+    assert unknown.status_code == 404
+
+
+# --- pages ----------------------------------------------------------------------------------
+
+
+async def test_a_page_leads_to_the_next_one_until_the_end(app: FastAPI) -> None:
+    seen: list[int] = []
+    cursor: str | None = ""
+    async with client_of(app) as client:
+        while cursor is not None:
+            params: dict[str, Any] = {"limit": 4, **({"cursor": cursor} if cursor else {})}
+            page = (await client.get("/orders", params=params)).json()
+            assert page.keys() == {"items", "next_cursor"}
+            seen += page["items"]
+            cursor = page["next_cursor"]
+    assert seen == list(range(9, 0, -1))
+
+
+async def test_a_total_is_there_when_it_is_asked_for(app: FastAPI) -> None:
+    async with client_of(app) as client:
+        assert (await client.get("/orders?count=true")).json()["total"] == 9
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", "limit=501", "limit=x", "offset=10001", "offset=-1", "cursor=x", "count=maybe"],
+)
+async def test_what_no_page_has_is_a_422(app: FastAPI, query: str) -> None:
+    async with client_of(app) as client:
+        answer = await client.get(f"/orders?{query}")
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == f"/{query.partition('=')[0]}"
+
+
+# --- what is missing ------------------------------------------------------------------------
+
+
+async def test_a_key_without_a_store_is_a_mistake_of_the_service(app: FastAPI) -> None:
+    async with client_of(app) as client:
+        answer = await client.post("/orders", json={"name": "a"}, headers={"Idempotency-Key": "k"})
+    assert answer.status_code == 500
+    assert "Redis" not in answer.text
+
+
+def test_work_that_needs_a_database_says_so(service: Service) -> None:
+    with pytest.raises(Misconfigured, match="Database"):
+        _ = Work(service).session

@@ -1,0 +1,260 @@
+"""What a handler did is kept before its answer leaves, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import pytest
+import pytest_asyncio
+from fastapi import Depends, FastAPI
+from fastapi.responses import JSONResponse
+from sqlalchemy import Column, MetaData, String, Table, event, insert, select
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from mainstay import Resource, Service, Settings
+from mainstay.http.fastapi import Work, create_app, idempotent, work
+from mainstay.resources.sqlalchemy import Database, migrate
+
+metadata = MetaData()
+InWork = Annotated[Work, Depends(work)]
+
+notes = Table("notes", metadata, Column("text", String))
+
+
+class Line(Resource):
+    """A room of calls and tasks that remembers what it was asked for."""
+
+    name = "line"
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, Any, str | None]] = []
+        self.tasks: list[tuple[Any, tuple[Any, ...], str | None]] = []
+
+    async def acall(
+        self,
+        queue: str,
+        data: Any = None,
+        *,
+        function: str = "",
+        timeout_seconds: float | None = None,
+        id: str | None = None,
+    ) -> Any:
+        self.calls.append((queue, data, id))
+        return {"called": queue}
+
+    async def asend(
+        self, task: Any, /, *args: Any, task_id: str | None = None, **kwargs: Any
+    ) -> str:
+        self.tasks.append((task, args, task_id))
+        return task_id or ""
+
+    def ping(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Scene:
+    def __init__(self, app: FastAPI, service: Service) -> None:
+        self.app = app
+        self.database = service.resource(Database)
+        self.line = service.resource(Line)
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://orders"
+        )
+
+    async def texts(self) -> list[str]:
+        async with self.database.asession(read_only=True) as session:
+            return list((await session.execute(select(notes.c.text))).scalars())
+
+
+@pytest_asyncio.fixture
+async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
+    url = f"sqlite:///{tmp_path / 'orders.db'}"
+    migrate.upgrade(url, say=lambda line: None)
+    service = Service(
+        Settings(env="test", service_name="orders", database_url=url), Database(), Line()
+    )
+    metadata.create_all(service.resource(Database).engine)
+    app = create_app(service)
+
+    async def note(w: Work, text: str) -> None:
+        await w.session.execute(insert(notes).values(text=text))
+
+    @app.post("/notes/{text}")
+    async def post(text: str, w: InWork, status: int = 200) -> JSONResponse:
+        await note(w, text)
+        return JSONResponse({"text": text}, status_code=status)
+
+    @app.post("/kept/{text}")
+    async def kept(text: str, w: InWork) -> JSONResponse:
+        await note(w, text)
+        w.keep()
+        return JSONResponse({}, status_code=409)
+
+    @app.post("/raising/{text}")
+    async def raising(text: str, w: InWork) -> None:
+        await note(w, text)
+        raise RuntimeError("out of luck")
+
+    @app.get("/notes/{text}")
+    async def get(text: str, w: InWork) -> str:
+        await note(w, text)
+        return text
+
+    @app.post("/idle")
+    async def idle(w: InWork) -> str:
+        return w.id
+
+    @app.post("/keyed/{text}", status_code=201)
+    async def keyed(text: str, w: Annotated[Work, Depends(idempotent)], status: int = 201) -> Any:
+        await note(w, text)
+        return JSONResponse({"text": text}, status_code=status)
+
+    @app.post("/slow/{text}")
+    async def slow(text: str, w: InWork) -> str:
+        await note(w, text)
+        await asyncio.sleep(30)
+        return text
+
+    @app.post("/calling")
+    async def calling(w: InWork, early: bool = False) -> Any:
+        if early:
+            await note(w, "before")
+        return await w.call("data_queue", {"a": 1})
+
+    @app.post("/sending")
+    async def sending(w: Annotated[Work, Depends(idempotent)]) -> list[str]:
+        first = await w.send("run", 1)
+        return [w.id, first, await w.send("run", 2)]
+
+    found = Scene(app, service)
+    yield found
+    await found.client.aclose()
+    await found.database.aclose()
+
+
+async def test_a_change_is_committed_when_it_is_answered(scene: Scene) -> None:
+    assert (await scene.client.post("/notes/a")).status_code == 200
+    assert await scene.texts() == ["a"]
+
+
+@pytest.mark.parametrize("status", [400, 404, 500])
+async def test_a_change_is_rolled_back_when_the_answer_is_an_error(
+    scene: Scene, status: int
+) -> None:
+    assert (await scene.client.post(f"/notes/a?status={status}")).status_code == status
+    assert await scene.texts() == []
+
+
+async def test_a_change_is_rolled_back_when_the_handler_raises(scene: Scene) -> None:
+    assert (await scene.client.post("/raising/a")).status_code == 500
+    assert await scene.texts() == []
+
+
+async def test_a_handler_may_keep_what_it_did_though_it_answers_an_error(scene: Scene) -> None:
+    assert (await scene.client.post("/kept/a")).status_code == 409
+    assert await scene.texts() == ["a"]
+
+
+async def test_reading_commits_nothing(scene: Scene) -> None:
+    assert (await scene.client.get("/notes/a")).status_code == 200
+    assert await scene.texts() == []
+
+
+async def test_a_commit_that_fails_is_a_failure_of_the_request(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(session: AsyncSession) -> None:
+        raise OperationalError("COMMIT", None, sqlite3.OperationalError("disk I/O error"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncSession, "commit", fail)
+        answer = await scene.client.post("/notes/a")
+    assert answer.status_code == 503
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert await scene.texts() == []
+
+
+async def test_a_request_that_uses_no_database_opens_nothing(scene: Scene) -> None:
+    opened: list[object] = []
+    event.listen(scene.database.async_engine.sync_engine, "checkout", lambda *a: opened.append(a))
+    assert (await scene.client.post("/idle")).status_code == 200
+    assert opened == []
+
+
+async def test_every_connection_is_given_back(scene: Scene) -> None:
+    for path in ("/notes/a", "/notes/b?status=400", "/raising/c", "/keyed/d"):
+        await scene.client.post(path, headers={"Idempotency-Key": path})
+    await scene.client.get("/notes/e")
+    assert scene.database.async_engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of pools that keep connections
+
+
+async def test_a_handler_whose_time_is_up_leaves_nothing_behind(scene: Scene) -> None:
+    answer = await scene.client.post("/slow/a", headers={"X-Timeout-Seconds": "0.1"})
+    assert answer.status_code == 504
+    assert await scene.texts() == []
+
+
+async def test_a_keyed_change_and_its_answer_are_kept_together(scene: Scene) -> None:
+    key = {"Idempotency-Key": "k"}
+    first = await scene.client.post("/keyed/a", headers=key)
+    second = await scene.client.post("/keyed/a", headers=key)
+    assert (first.status_code, second.status_code) == (201, 201)
+    assert second.headers["idempotency-replayed"] == "true"
+    assert await scene.texts() == ["a"]
+
+
+async def test_a_keyed_refusal_is_kept_without_its_change(scene: Scene) -> None:
+    key = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        answer = await scene.client.post("/keyed/a?status=409", headers=key)
+        assert answer.status_code == 409
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert await scene.texts() == []
+
+
+async def test_a_keyed_failure_can_be_tried_again(scene: Scene) -> None:
+    key = {"Idempotency-Key": "k"}
+    assert (await scene.client.post("/keyed/a?status=500", headers=key)).status_code == 500
+    answer = await scene.client.post("/keyed/a", headers=key)
+    assert answer.status_code == 201
+    assert await scene.texts() == ["a"]
+
+
+async def test_a_client_that_goes_away_leaves_the_whole_effect_or_none(scene: Scene) -> None:
+    request = asyncio.create_task(scene.client.post("/slow/a"))
+    await asyncio.sleep(0.05)
+    request.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await request
+    assert await scene.texts() == []
+    assert scene.database.async_engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of pools that keep connections
+
+
+async def test_a_call_goes_through_what_the_service_holds(scene: Scene) -> None:
+    assert (await scene.client.post("/calling")).json() == {"called": "data_queue"}
+    ((queue, data, id),) = scene.line.calls
+    assert (queue, data) == ("data_queue", {"a": 1})
+    assert id
+
+
+async def test_a_call_inside_an_open_transaction_is_a_mistake(scene: Scene) -> None:
+    assert (await scene.client.post("/calling?early=true")).status_code == 500
+    assert scene.line.calls == []
+
+
+async def test_a_task_that_is_sent_again_under_a_key_has_the_same_id(scene: Scene) -> None:
+    one = await scene.client.post("/sending", headers={"Idempotency-Key": "k"})
+    work_id, first, second = one.json()
+    assert first == work_id != second
+    assert [task_id for _, _, task_id in scene.line.tasks] == [first, second]
+    two = await scene.client.post("/sending", headers={"Idempotency-Key": "other"})
+    assert two.json()[0] != work_id

@@ -1,0 +1,64 @@
+"""The command line of each kind of process."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mainstay.processes.commands import command
+from mainstay.processes.manifest import ProcessSpec
+
+START = (sys.executable, "-m", "mainstay.processes.start")
+
+
+def line(*, alone: bool = False, **given: Any) -> tuple[str, ...]:
+    process = ProcessSpec(service="data", name="it", **given)
+    return command(process, host="127.0.0.1", state=Path("/state"), grace_seconds=25, alone=alone)
+
+
+def test_an_http_process_is_served_by_uvicorn_and_logs_as_the_service_does() -> None:
+    found = line(kind="http", target="data.api:app", port=8000, workers=2)
+    assert found[:6] == (*START, "data.api:app", "--", "uvicorn")
+    text = " ".join(found)
+    assert "--host 127.0.0.1 --port 8000 --workers 2" in text
+    assert "--no-access-log --no-server-header --no-proxy-headers" in text
+    assert "--timeout-graceful-shutdown 25" in text
+    configuration = json.loads(Path(found[found.index("--log-config") + 1]).read_text())
+    assert configuration == {"version": 1, "incremental": True}
+
+
+def test_a_wsgi_application_is_served_by_granian() -> None:
+    found = line(kind="http", target="books.api:app", port=8001, server="granian")
+    assert found[5:9] == ("granian", "books.api:app", "--interface", "wsgi")
+
+
+def test_a_worker_is_celerys_own_command_line_with_what_is_added() -> None:
+    found = line(kind="tasks", target="data.worker:app", concurrency=4, options=("--queues", "a,b"))
+    assert found[3:10] == (
+        *("data.worker:app", "--", "celery", "-q", "-A", "data.worker:app", "worker"),
+    )
+    assert found[-4:] == ("--concurrency", "4", "--queues", "a,b")
+    assert "data.it@%h" in found
+
+
+def test_a_worker_that_is_alone_does_not_wait_for_others() -> None:
+    assert "--without-mingle" in line(kind="tasks", target="a:b", alone=True)
+    assert "--without-mingle" not in line(kind="tasks", target="a:b")
+
+
+def test_beat_keeps_its_schedule_with_the_state() -> None:
+    found = line(kind="beat", target="data.worker:app")
+    assert found[-2:] == ("--schedule", "/state/schedule")
+
+
+@pytest.mark.parametrize("kind", ["rpc", "relay", "events", "loop"])
+def test_a_process_with_a_loop_of_its_own_is_a_function_that_is_called(kind: str) -> None:
+    assert line(kind=kind, target="data.rpc:serve") == (*START, "data.rpc:serve")
+
+
+def test_a_command_stands_for_a_target() -> None:
+    assert line(kind="loop", run="sh -c 'sleep 1'") == ("sh", "-c", "sleep 1")

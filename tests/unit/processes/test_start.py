@@ -1,0 +1,87 @@
+"""How a process of the manifest begins, and how it is refused."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SERVICE = """
+import sys
+from mainstay.errors import Misconfigured
+def serve():
+    print("served", *sys.argv[1:])
+    return 5
+def quiet(): pass
+def refuse(): raise Misconfigured("APP_PORT is 'x': a number is accepted")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "service.py").write_text(SERVICE)
+    (tmp_path / "refusing.py").write_text(SERVICE + "refuse()")
+    (tmp_path / "broken.py").write_text("import not_there_at_all")
+    (tmp_path / "server.py").write_text("import sys\nprint('server', *sys.argv)\nsys.exit(3)")
+    return tmp_path
+
+
+def begin(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "mainstay.processes.start", *arguments],
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_function_is_called_and_returns_the_exit_code(folder: Path) -> None:
+    done = begin(folder, "service:serve", "--option")
+    assert (done.returncode, done.stdout) == (5, "served --option\n")
+    assert begin(folder, "service:quiet").returncode == 0
+
+
+def test_a_server_runs_in_the_same_process_once_the_target_is_imported(folder: Path) -> None:
+    done = begin(folder, "service:serve", "--", "server", "--port", "1")
+    assert done.returncode == 3
+    assert done.stdout.split()[0] == "server"
+    assert done.stdout.split()[-2:] == ["--port", "1"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [("service:refuse",), ("refusing:serve", "--", "server"), ("refusing:serve",)]
+)
+def test_bad_configuration_is_one_message_and_exit_code_78(
+    folder: Path, arguments: tuple[str, ...]
+) -> None:
+    done = begin(folder, *arguments)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == "APP_PORT is 'x': a number is accepted\n"
+
+
+@pytest.mark.parametrize(
+    ("target", "named"),
+    [
+        ("nowhere.api:app", "'nowhere'"),
+        ("service.api:app", "'service.api'"),
+        ("service:ap", "'ap'"),
+    ],
+)
+def test_a_target_that_is_not_there_is_bad_configuration(
+    folder: Path, target: str, named: str
+) -> None:
+    done = begin(folder, target)
+    assert done.returncode == 78
+    assert named in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_module_that_cannot_import_something_shows_where(folder: Path) -> None:
+    done = begin(folder, "broken:app")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "not_there_at_all" in done.stderr

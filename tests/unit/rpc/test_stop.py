@@ -1,0 +1,41 @@
+"""A process is told to stop by a signal, and may be told twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+
+from mainstay.rpc.stop import Stop
+
+
+def test_each_signal_counts_once() -> None:
+    with Stop() as stop:
+        assert not stop.wait(0.0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5.0)
+        assert not stop.wait(0.0)
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(5.0)
+        assert stop.wait(5.0)
+
+
+def test_the_handlers_from_before_are_back_afterwards() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_outside_the_main_thread_nothing_is_watched() -> None:
+    seen: list[bool] = []
+
+    def run() -> None:
+        with Stop() as stop:
+            seen.extend([stop.is_watching, stop.wait(0.0)])
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen == [False, False]

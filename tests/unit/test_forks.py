@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+from mainstay import forks
+from mainstay.testing import eventually
+
+
+def test_a_fork_waits_until_no_thread_is_at_work() -> None:
+    forks.guard()
+    ended = threading.Event()
+    began = threading.Event()
+
+    def work() -> None:
+        with forks.work():
+            began.set()
+            time.sleep(0.2)
+            ended.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    began.wait()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if ended.is_set() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    thread.join()
+
+
+def test_a_child_can_work_although_its_parent_was_forking() -> None:
+    forks.guard()
+    child = os.fork()
+    if child == 0:
+        with forks.work():
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_work_goes_on_after_a_fork() -> None:
+    forks.guard()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    done = threading.Event()
+
+    def work() -> None:
+        with forks.work():
+            done.set()
+
+    threading.Thread(target=work).start()
+    assert eventually(done.is_set)

@@ -1,0 +1,493 @@
+"""Lines: what is on them, that there is one of each, and that nothing stops the work."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mainstay import context as contexts
+from mainstay.config import Settings
+from mainstay.context import Context, Principal
+from mainstay.logs import Handler, Logs
+from mainstay.testing.otlp import OtlpReceiver, attributes
+from mainstay.testing.wait import eventually
+
+
+class Lines(io.BytesIO):
+    """Standard output of a test."""
+
+    @property
+    def all(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.getvalue().splitlines()]
+
+    @property
+    def one(self) -> dict[str, object]:
+        (line,) = self.all
+        return line
+
+
+@pytest.fixture
+def lines() -> Lines:
+    return Lines()
+
+
+@pytest.fixture
+def logs(lines: Lines) -> Logs:
+    return Logs(settings(), stream=lines)
+
+
+@pytest.fixture
+def installed(logs: Logs) -> Iterator[Logs]:
+    """Logs that every logger of the process writes through, until the test ends."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook
+    try:
+        logs.install()
+        yield logs
+    finally:
+        logging.captureWarnings(False)
+        sys.excepthook, threading.excepthook = hooks
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
+def settings(**values: object) -> Settings:
+    given = {"env": "test", "service_name": "orders", "instance": "host-1", "log_format": "json"}
+    return Settings(**(given | values))
+
+
+def test_a_line_has_the_keys_of_the_contract_in_their_order(logs: Logs, lines: Lines) -> None:
+    logs.write("info", "orders.api", "charged", event="card_charged", amount=5)
+
+    assert list(lines.one) == [
+        *("ts", "level", "service", "logger", "instance", "env", "msg", "event", "amount")
+    ]
+    assert lines.one | {"ts": ""} == {
+        "ts": "",
+        "level": "info",
+        "service": "orders",
+        "logger": "orders.api",
+        "instance": "host-1",
+        "env": "test",
+        "msg": "charged",
+        "event": "card_charged",
+        "amount": 5,
+    }
+
+
+def test_the_order_is_the_same_on_a_line_that_was_cleaned(logs: Logs, lines: Lines) -> None:
+    logs.write("info", "x", "y", event="z", url="amqp://u:p@h", error=ValueError("no"))
+
+    assert list(lines.one) == [
+        *("ts", "level", "service", "logger", "instance", "env", "msg", "event"),
+        *("exception_type", "stack", "url"),
+    ]
+
+
+def test_the_time_is_utc_with_microseconds(logs: Logs, lines: Lines) -> None:
+    before = datetime.now(UTC)
+    logs.write("info", "x", "now")
+    after = datetime.now(UTC)
+
+    written = str(lines.one["ts"])
+    assert len(written) == len("2026-01-01T00:00:00.000000Z")
+    assert written.endswith("Z")
+    assert before <= datetime.fromisoformat(written) <= after
+
+
+def test_the_context_of_the_work_is_on_the_line(logs: Logs, lines: Lines) -> None:
+    context = Context.new()
+    with contexts.use(context):
+        contexts.identify(Principal("user-7"))
+        logs.write("info", "x", "done")
+
+    assert lines.one["correlation_id"] == context.correlation_id
+    assert lines.one["trace_id"] == context.trace_id
+    assert lines.one["span_id"] == context.span_id
+    assert lines.one["user"] == "user-7"
+
+
+def test_what_is_below_the_level_is_not_written(lines: Lines) -> None:
+    logs = Logs(settings(log_level="WARNING"), stream=lines)
+
+    logs.write("info", "x", "unheard")
+    logs.write("warning", "x", "heard")
+
+    assert lines.one["msg"] == "heard"
+    assert not logs.is_on("info")
+    assert logs.is_on("error")
+
+
+def test_an_error_adds_its_type_and_its_stack(logs: Logs, lines: Lines) -> None:
+    try:
+        raise LookupError("no such card") from ValueError("the cause")
+    except LookupError as error:
+        logs.write("error", "x", "failed", error=error)
+
+    assert lines.one["exception_type"] == "LookupError"
+    stack = str(lines.one["stack"])
+    assert "LookupError: no such card" in stack
+    assert "ValueError: the cause" in stack
+    assert "test_logs.py" in stack
+
+
+def test_an_endless_stack_is_cut_in_the_middle(logs: Logs, lines: Lines) -> None:
+    logs.write("error", "x", "failed", error=ValueError("a" * 100_000))
+
+    stack = str(lines.one["stack"])
+    assert len(stack) < 20_000
+    assert stack.startswith("ValueError: aaa")
+    assert "characters left out" in stack
+
+
+def test_authors_log_with_the_standard_library(installed: Logs, lines: Lines) -> None:
+    logging.getLogger("orders.cards").info(
+        "charged %s", "card-1", extra={"event": "card_charged", "amount": 5}
+    )
+
+    assert lines.one["logger"] == "orders.cards"
+    assert lines.one["msg"] == "charged card-1"
+    assert lines.one["event"] == "card_charged"
+    assert lines.one["amount"] == 5
+    assert "taskName" not in lines.one
+
+
+def test_a_logged_exception_is_one_line(installed: Logs, lines: Lines) -> None:
+    try:
+        raise KeyError("gone")
+    except KeyError:
+        logging.getLogger("orders").exception("not found")
+
+    assert lines.one["level"] == "error"
+    assert lines.one["exception_type"] == "KeyError"
+
+
+def test_arguments_that_do_not_fit_still_make_a_line(logs: Logs, lines: Lines) -> None:
+    record = logging.LogRecord("orders", 30, "x.py", 1, "%d cards", ("five",), None)
+
+    Handler(logs).handle(record)
+
+    assert lines.one["msg"] == "%d cards (its arguments do not fit)"
+
+
+def test_installing_twice_writes_once(installed: Logs, lines: Lines) -> None:
+    installed.install()
+
+    logging.getLogger("orders").warning("once")
+
+    assert len(lines.all) == 1
+    assert sum(isinstance(handler, Handler) for handler in logging.getLogger().handlers) == 1
+
+
+def test_handlers_of_libraries_that_would_write_a_second_line_are_removed(
+    logs: Logs, lines: Lines, installed: Logs, capfd: pytest.CaptureFixture[str]
+) -> None:
+    library = logging.getLogger("uvicorn.error")
+    library.addHandler(logging.StreamHandler())
+    library.propagate = False
+
+    logs.install()
+    library.warning("from uvicorn")
+
+    assert lines.one["msg"] == "from uvicorn"
+    assert capfd.readouterr().err == ""
+
+
+def test_a_handler_that_writes_elsewhere_stays(installed: Logs) -> None:
+    elsewhere = logging.FileHandler(os.devnull)
+    logging.getLogger().addHandler(elsewhere)
+
+    installed.install()
+
+    assert elsewhere in logging.getLogger().handlers
+    elsewhere.close()
+
+
+def test_the_access_log_of_a_server_is_off(installed: Logs, lines: Lines) -> None:
+    logging.getLogger("uvicorn.access").info("GET / 200")
+
+    assert lines.all == []
+    assert not logging.getLogger("uvicorn.access").propagate
+
+
+def test_a_warning_is_a_line(installed: Logs, lines: Lines) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.captureWarnings(False)
+        logging.captureWarnings(True)
+        warnings.warn("old", DeprecationWarning, stacklevel=1)
+
+    assert lines.one["logger"] == "py.warnings"
+    assert "DeprecationWarning: old" in str(lines.one["msg"])
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (1 << 80, str(1 << 80)),
+        (Decimal("1.50"), "1.50"),
+        (UUID(int=5), "00000000-0000-0000-0000-000000000005"),
+        (datetime(2026, 1, 2, tzinfo=UTC), "2026-01-02T00:00:00+00:00"),
+        ({"b"}, ["b"]),
+        ({1: "a"}, {"1": "a"}),
+        (float("nan"), None),
+        ("caf\udce9", "caf\\udce9"),
+        (b"\xff", "b'\\xff'"),
+    ],
+)
+def test_values_that_json_cannot_hold_are_written_as_text(
+    logs: Logs, lines: Lines, value: object, written: object
+) -> None:
+    logs.write("info", "x", "y", value=value)
+
+    assert lines.one["value"] == written
+
+
+def test_a_value_that_cannot_be_shown_stops_nothing(logs: Logs, lines: Lines) -> None:
+    class Broken:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    logs.write("info", "x", "y", value=Broken())
+
+    assert lines.one["value"] == "<Broken that cannot be shown>"
+
+
+def test_something_that_holds_itself_is_written_to_a_depth(logs: Logs, lines: Lines) -> None:
+    endless: dict[str, object] = {}
+    endless["again"] = endless
+
+    logs.write("info", "x", "y", value=endless)
+
+    assert isinstance(lines.one["value"], dict)
+
+
+def test_a_field_does_not_replace_a_key_of_the_contract(logs: Logs, lines: Lines) -> None:
+    logs.write("info", "x", "y", service="mine", level="mine")
+
+    assert lines.one["service"] == "orders"
+    assert lines.one["service_"] == "mine"
+    assert lines.one["level_"] == "mine"
+
+
+def test_a_value_without_end_is_cut(logs: Logs, lines: Lines) -> None:
+    logs.write("info", "x", "y", value="a" * 1_000_000)
+
+    assert str(lines.one["value"]).endswith("(1000000 characters)")
+    assert len(lines.getvalue()) < 20_000
+
+
+def test_a_reader_that_went_away_stops_nothing(logs: Logs) -> None:
+    closed = io.BytesIO()
+    closed.close()
+
+    Logs(settings(), stream=closed).write("info", "x", "into the void")
+
+
+@given(st.dictionaries(st.text(), st.recursive(st.none() | st.text() | st.integers(), st.lists)))
+def test_whatever_is_logged_is_one_line_of_json(fields: dict[str, Any]) -> None:
+    lines = Lines()
+
+    Logs(settings(), stream=lines).write("info", "x", str(fields), **fields)
+
+    assert lines.one["service"] == "orders"
+
+
+def test_text_is_for_people(lines: Lines) -> None:
+    logs = Logs(settings(log_format="text"), stream=lines)
+
+    logs.write("warning", "orders.api", "slow", event="slow_call", seconds=1.5, why="no idea")
+
+    (text,) = lines.getvalue().decode().splitlines()
+    assert text[13:] == "WARNING  orders.api  slow  event=slow_call seconds=1.5 why='no idea'"
+
+
+def test_text_is_coloured_on_a_terminal_only(lines: Lines) -> None:
+    class Terminal(Lines):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    for stream in (lines, terminal):
+        Logs(settings(log_format="text"), stream=stream).write(
+            "error", "x", "y", error=ValueError("z")
+        )
+
+    assert b"\x1b[31m" in terminal.getvalue()
+    assert b"\x1b" not in lines.getvalue()
+    assert lines.getvalue().endswith(b"\nValueError: z\n")
+
+
+def test_lines_go_to_standard_output_as_it_is_at_the_time(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs = Logs(settings())
+
+    logs.write("info", "x", "captured")
+
+    assert json.loads(capsys.readouterr().out)["msg"] == "captured"
+
+
+def run(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=os.environ | environment,
+    )
+
+
+SET_UP = """
+import logging, os, sys, threading
+from mainstay.config import Settings
+from mainstay.logs import Logs
+logs = Logs(Settings(env="test", service_name="orders", log_format="json"))
+logs.install()
+"""
+
+
+def test_a_crash_is_one_line() -> None:
+    done = run(f"{SET_UP}\nraise LookupError('gone')")
+
+    line = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert done.stderr == ""
+    assert line["event"] == "crashed"
+    assert line["level"] == "critical"
+    assert line["exception_type"] == "LookupError"
+
+
+def test_the_crash_of_a_thread_is_one_line() -> None:
+    program = "t = threading.Thread(target=lambda: 1 / 0, name='poller'); t.start(); t.join()"
+
+    done = run(f"{SET_UP}\n{program}")
+
+    line = json.loads(done.stdout)
+    assert done.stderr == ""
+    assert line["event"] == "crashed"
+    assert line["thread"] == "poller"
+
+
+def test_output_that_was_replaced_by_a_logger_does_not_come_back() -> None:
+    program = """
+class Proxy:
+    def write(self, text): text and logging.getLogger("stdout").warning(text)
+    def flush(self): pass
+sys.stdout = Proxy()
+print("printed", end="")
+"""
+    done = run(f"{SET_UP}\n{program}")
+
+    assert json.loads(done.stdout)["msg"] == "printed"
+
+
+def test_lines_of_many_processes_stay_whole() -> None:
+    program = """
+pids = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        for number in range(200):
+            logs.write("info", "x", "y" * 500, number=number)
+        os._exit(0)
+    pids.append(pid)
+for pid in pids:
+    os.waitpid(pid, 0)
+"""
+    done = run(f"{SET_UP}\n{program}")
+
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 800
+
+
+def test_a_pipe_that_does_not_block_gets_whole_lines() -> None:
+    program = """
+os.set_blocking(1, False)
+for _ in range(50):
+    logs.write("info", "x", "y" * 10_000)
+"""
+    done = run(f"{SET_UP}\n{program}")
+
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 50
+
+
+def test_lines_are_sent_to_the_collector(
+    otlp: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, installed: Logs
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+    installed.install()
+    context = Context.new()
+
+    with contexts.use(context):
+        installed.write("warning", "orders.api", "slow", event="slow_call", password="geheim-7")
+    installed.close()
+
+    record = eventually(lambda: next(iter(otlp.logs), None))
+    assert record is not None
+    assert record.body.string_value == "slow"
+    assert record.severity_text == "WARNING"
+    assert record.trace_id.hex() == context.trace_id
+    assert record.span_id.hex() == context.span_id
+    assert attributes(record.attributes) == {
+        "event.name": "slow_call",
+        "correlation_id": context.correlation_id,
+        "password": "***",
+    }
+
+
+def test_a_collector_that_is_down_costs_no_line_and_no_time(
+    monkeypatch: pytest.MonkeyPatch, installed: Logs, lines: Lines
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    installed.install()
+
+    for number in range(5_000):
+        installed.write("info", "orders", "x", number=number)
+    dropped = installed.dropped
+    installed.close()
+
+    assert dropped > 0
+    assert sum(line["logger"] == "orders" for line in lines.all) == 5_000
+
+
+def test_an_opentelemetry_that_cannot_be_imported_costs_one_warning(
+    monkeypatch: pytest.MonkeyPatch, installed: Logs, lines: Lines
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setitem(sys.modules, "mainstay.logs.sender", None)
+    installed.install()
+
+    installed.write("info", "orders", "one")
+    installed.write("info", "orders", "two")
+
+    assert [line["level"] for line in lines.all] == ["info", "warning", "info"]
+
+
+def test_logs_are_not_sent_when_their_exporter_is_none(
+    otlp: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, installed: Logs
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+    monkeypatch.setenv("OTEL_LOGS_EXPORTER", "none")
+    installed.install()
+
+    installed.write("info", "x", "y")
+    installed.close()
+
+    assert otlp.logs == []

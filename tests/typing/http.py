@@ -72,6 +72,7 @@ def ask() -> None:
         assert_type(client.get("/accounts", params={"limit": 5}), Reply)
 
 
+@app.get("/ask")
 async def ask_on_a_loop() -> None:
     async with AsyncClient("http://ledger", passes_principal=True) as client:
         reply = await client.post("/accounts", json={"name": "a"}, timeout_seconds=1.0)

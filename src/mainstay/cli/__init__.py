@@ -15,6 +15,7 @@ from mainstay.cli import config as config
 from mainstay.cli import db as db
 from mainstay.cli import dead as dead
 from mainstay.cli import dev as dev
+from mainstay.cli import health as health
 from mainstay.errors import MainstayError, Misconfigured
 
 __all__ = ["app", "main"]
@@ -30,6 +31,7 @@ app.command("config")(config.config)
 app.add_typer(dead.app, name="dead")
 app.add_typer(db.app, name="db")
 app.command("dev")(dev.dev)
+app.command("health")(health.health)
 app.command("run")(dev.run)
 
 

@@ -24,7 +24,7 @@ class Running:
         self.service = service
         self.port = port
         self.subject = subject
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False)
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
         self._log = log
 
     def lines(self, count: int = 1) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
@@ -46,6 +47,8 @@ class Subject:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.finished: list[str] = []
+        self.entered: list[str] = []
+        self.released = threading.Event()
 
 
 def build(service: Service, **options: Any) -> tuple[Any, Subject]:
@@ -60,7 +63,7 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
 
     @items.post("", status_code=201)
     async def create(item: Item) -> Item:
-        return item
+        return Item(name=item.name, payload=item.payload, tags=item.tags)
 
     @items.post("/keyed", status_code=201)
     async def create_keyed(
@@ -111,6 +114,20 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         await asyncio.sleep(seconds)
         subject.finished.append("slow")
         return "done"
+
+    @app.get("/blocked")
+    def blocked() -> str:
+        subject.entered.append("blocked")
+        subject.released.wait(30)
+        return "done"
+
+    @app.get("/breaking")
+    async def breaking() -> StreamingResponse:
+        async def events() -> AsyncIterator[str]:
+            yield "data: 0\n\n"
+            raise RuntimeError("out of luck")
+
+        return StreamingResponse(events(), media_type="text/event-stream")
 
     @app.get("/header")
     async def header(value: str) -> Response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -420,8 +421,6 @@ def test_a_body_that_trickles_is_a_408(run: Run) -> None:
 
 
 def test_more_requests_than_may_be_in_hand_are_refused(run: Run) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
     running = run(options={"in_flight_limit": 2})
     with ThreadPoolExecutor(6) as threads:
         answers = list(threads.map(running.client.get, ["/slow?seconds=0.5"] * 6))
@@ -440,6 +439,17 @@ def test_a_stream_passes_as_it_comes(running: Running) -> None:
         assert answer.headers["x-correlation-id"]
         assert list(answer.iter_lines()) == ["data: 0", "", "data: 1", "", "data: 2", ""]
     eventually(lambda: running.subject.finished == ["stream"])
+
+
+def test_a_stream_that_breaks_is_cut_off_and_logged(running: Running) -> None:
+    with (
+        pytest.raises(httpx.RemoteProtocolError),
+        running.client.stream("GET", "/breaking") as answer,
+    ):
+        list(answer.iter_lines())
+    (line,) = running.lines()
+    assert (line["level"], line["status"]) == ("error", 200)
+    assert "out of luck" in line["stack"]
 
 
 def test_a_stream_may_last_longer_than_a_request(run: Run) -> None:
@@ -486,6 +496,17 @@ def test_health_is_logged_for_nobody(running: Running) -> None:
     running.client.get("/health")
     running.client.get("/context")
     assert [line["route"] for line in running.lines()] == ["/context"]
+
+
+def test_health_is_answered_while_every_thread_is_busy(running: Running) -> None:
+    # A framework has some forty threads for handlers that block.
+    with ThreadPoolExecutor(60) as threads:
+        asking = [threads.submit(running.client.get, "/blocked") for _ in range(60)]
+        eventually(lambda: len(running.subject.entered) >= 40)
+        for path in ("/health", "/ready", "/healthz", "/metrics", "/context"):
+            assert running.client.get(path).status_code == 200
+        running.subject.released.set()
+        assert {answer.result().status_code for answer in asking} == {200}
 
 
 def test_metrics_count_requests_by_route_and_not_by_path(running: Running) -> None:

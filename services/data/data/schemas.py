@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
+
+from data.operations import INTEGER_LIMIT
 
 Status = Literal["Processing", "Success", "Failure"]
+
+
+def _fits(payload: JsonValue) -> JsonValue:
+    pending = [payload]
+    while pending:
+        match pending.pop():
+            case bool() | str() | float() | None:
+                pass
+            case int() as number if not -INTEGER_LIMIT <= number < INTEGER_LIMIT:
+                raise ValueError("an integer must fit into 64 bits")
+            case list() as items:
+                pending += items
+            case dict() as members:
+                pending += members.values()
+    return payload
 
 
 class ProcessIn(BaseModel):
@@ -16,7 +33,7 @@ class ProcessIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    payload: JsonValue = Field(description="Any JSON value.")
+    payload: Annotated[JsonValue, AfterValidator(_fits)] = Field(description="Any JSON value.")
     description: str | None = Field(
         None,
         max_length=10_000,

@@ -87,7 +87,7 @@ class Edge:
         self.rules = rules
         self.in_flight = 0
         self.timeout_seconds = settings.request_timeout_seconds
-        self.timeout_text = str(settings.request_timeout_seconds)
+        self.timeout_text = str(settings.request_timeout_seconds).encode()
         self.body_limit_bytes = settings.body_limit_bytes
         self.auth_required = settings.auth_required
         self.hops = settings.trusted_proxies

@@ -42,6 +42,7 @@ _OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")
 _NOTHING_FROM_OUTSIDE = (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'")
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _CLOSE = (b"connection", b"close")
+_GONE = 499
 _FORM = "application/x-www-form-urlencoded"
 _BLANKS = bytes.maketrans(b"\r\n\x00", b"   ")
 
@@ -107,8 +108,9 @@ class HttpEntry(Entry[None], Timed):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        self._bound_deadline()
-        return self.seen
+        seen = self.seen
+        seen.bound_timeout(self.edge.timeout_seconds, self.edge.timeout_text)
+        return seen
 
     @property
     def name(self) -> str:
@@ -151,13 +153,11 @@ class HttpEntry(Entry[None], Timed):
             raise fault
         if edge.hops:
             self._believe_proxies()
-        if b"%00" in self.scope.get("raw_path", b"") or b"%00" in self.scope["query_string"]:
+        scope = self.scope
+        if b"%00" in scope["query_string"] or b"%00" in scope.get("raw_path", b""):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
-        seen = self.seen
-        if "authorization" in seen or contexts.PRINCIPAL_TOKEN in seen:
-            if self._path in edge.rules.own:
-                return None
-            return Step(aio=self._verify)
+        if self.seen.has_token:
+            return None if self._path in edge.own else Step(aio=self._verify)
         if self._needs_token:
             raise _no_token()
         return None
@@ -178,11 +178,14 @@ class HttpEntry(Entry[None], Timed):
 
     def outcome(self, error: BaseException | None) -> str:
         if isinstance(error, asyncio.CancelledError):
+            # Nobody heard: 499 is what proxies write of a client that went away.
+            self.status = self.status or (503 if self.edge.draining.is_set() else _GONE)
             return "cancelled"
-        status = self.status or (status_of(error) if error is not None else 500)
-        self.status = status
+        if not self.status:  # it is answered when the stations have been passed
+            self.status = 500 if error is None else status_of(error)
+        status = self.status
         if status < 400:
-            return "done"
+            return "done" if error is None else "failed"
         if status in (429, 503):
             return "retry"
         if status == 504:
@@ -193,30 +196,26 @@ class HttpEntry(Entry[None], Timed):
         self.edge.service.metrics.request(self.asked_method, self.route, self.status, seconds)
 
     def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
-        error = error or self.failure
         status = self.status
-        level = "info"
-        if self._path in self.edge.rules.quiet:
-            level = "debug"
-        elif status >= 500:
-            level = "warning" if error is None or _is_expected(error) else "error"
-        logs = self.edge.service.logs
-        if error is None or status < 500 or not logs.is_on(level):
-            logs.write(
-                level,
-                "mainstay.http",
-                "request",
-                method=self.asked_method,
-                route=self.route,
-                status=status,
-                duration_ms=round(seconds * 1000, 3),
-            )
-            return
-        logs.write(
+        level, msg, shown = "info", "request", None
+        # What it was answered as, where it was: a driver's error by our own name for it.
+        reason = self.failure or error
+        if reason is None:
+            if status >= 500:
+                level = "warning"
+            elif self._path in self.edge.rules.quiet:
+                level = "debug"
+        elif isinstance(reason, Retry | Refuse | asyncio.CancelledError):
+            # A condition that passes; its stack would tell nobody anything.
+            if status >= 500:
+                level, msg = "warning", str(reason) or outcome
+        elif error is not None or status >= 500:
+            level, msg, shown = "error", "request failed", reason
+        self.edge.service.logs.write(
             level,
             "mainstay.http",
-            str(error) if isinstance(error, MainstayError) else "request failed",
-            error=error,
+            msg,
+            error=shown,
             method=self.asked_method,
             route=self.route,
             status=status,
@@ -255,14 +254,6 @@ class HttpEntry(Entry[None], Timed):
         scope["scheme"] = addresses.client_scheme(
             scope.get("scheme", "http"), self.seen.get("x-forwarded-proto"), hops
         )
-
-    def _bound_deadline(self) -> None:
-        """Let what the handler calls know how long we wait.
-
-        An event stream lives longer than any deadline of ours.
-        """
-        if not self.seen.wants_stream:
-            self.seen.bound_timeout(self.edge.timeout_seconds, self.edge.timeout_text)
 
     # --- the handler ---------------------------------------------------------------------
 
@@ -390,7 +381,7 @@ class HttpEntry(Entry[None], Timed):
         elif self._held is not None:
             await self._hold(message)
             return
-        await self.pass_on(message)
+        await self._send(self._prepared(message))
 
     async def _hold(self, message: Message) -> None:
         held = self._held
@@ -417,13 +408,16 @@ class HttpEntry(Entry[None], Timed):
 
     async def pass_on(self, message: Message) -> None:
         """Send a message with what every answer's header carries."""
+        await self._send(self._prepared(message))
+
+    def _prepared(self, message: Message) -> Message:
         if message["type"] == "http.response.start":
             self._has_started = True
             self.status = message["status"]
             message["headers"] = self._finish(message.get("headers", ()))
         elif self.asked_method == "HEAD" and message["type"] == "http.response.body":
-            message = {**message, "body": b""}
-        await self._send(message)
+            return {**message, "body": b""}
+        return message
 
     def _finish(self, given: Iterable[tuple[bytes, bytes]]) -> RawHeaders:
         edge = self.edge
@@ -498,8 +492,10 @@ class SocketEntry(HttpEntry):
             if self.unit is not None:
                 await self.unit.close(failure)
 
-    def _bound_deadline(self) -> None:
-        """A connection has none: it lives as long as both sides want."""
+    @property
+    def headers(self) -> Mapping[str, str]:
+        # No deadline: a connection lives as long as both sides want.
+        return self.seen
 
     async def send(self, message: Message) -> None:
         await self.pass_on(message)
@@ -541,8 +537,3 @@ class _Refused(Exception):
 
 def _no_token() -> NotAuthenticated:
     return NotAuthenticated("this needs a token: send it as Authorization: Bearer …")
-
-
-def _is_expected(error: BaseException) -> bool:
-    """Is it a condition that passes, whose stack would tell nobody anything?"""
-    return isinstance(error, Retry | Refuse)

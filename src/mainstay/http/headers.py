@@ -64,20 +64,26 @@ class Headers(Mapping[str, str]):
         return None
 
     @property
-    def wants_stream(self) -> bool:
-        """Does the client ask for an event stream, which has no end?"""
-        return _EVENT_STREAM in self._found.get(b"accept", b"")
+    def has_token(self) -> bool:
+        """Does the request show who asks?"""
+        return b"authorization" in self._found or _TOKEN in self._found
 
-    def bound_timeout(self, seconds: float, text: str) -> None:
-        """Say how long we wait, unless the caller waits for less: it may shorten that only."""
-        asked = self._found.get(_TIMEOUT)
+    def bound_timeout(self, seconds: float, text: bytes) -> None:
+        """Say how long we wait, unless the caller waits for less: it may shorten that only.
+
+        An event stream lives longer than any deadline of ours.
+        """
+        found = self._found
+        if _EVENT_STREAM in found.get(b"accept", b""):
+            return
+        asked = found.get(_TIMEOUT)
         if asked is not None:
             try:
                 if 0.0 <= float(asked) < seconds:
                     return
             except ValueError:
                 pass
-        self._found[_TIMEOUT] = text.encode()
+        found[_TIMEOUT] = text
 
     @overload
     def get(self, key: str, /) -> str | None: ...
@@ -100,6 +106,7 @@ class Headers(Mapping[str, str]):
         return len(self._found)
 
 
+_TOKEN = contexts.PRINCIPAL_TOKEN.encode()
 _TIMEOUT = contexts.TIMEOUT_SECONDS.encode()
 _NAMES = {
     name: name.encode()

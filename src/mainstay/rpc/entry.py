@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ class CallEntry(Entry[bytes]):
         self._desk.service.metrics.call("server", self._desk.queue, outcome, seconds)
 
     def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
-        foreseen = error is None or isinstance(error, MainstayError)
+        foreseen = error is None or isinstance(error, (MainstayError, asyncio.CancelledError))
         level = "error" if not foreseen else "info" if outcome == "done" else "warning"
         facts: dict[str, object] = {}
         if error is not None and foreseen:
@@ -214,7 +215,7 @@ class CallEntry(Entry[bytes]):
         if observer is None:
             return
         try:
-            if asyncio.iscoroutinefunction(observer):
+            if inspect.iscoroutinefunction(observer):
                 await observer(*facts)
             else:
                 await asyncio.to_thread(observer, *facts)

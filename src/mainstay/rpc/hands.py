@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 
 from mainstay.rpc.intake import Delivery
@@ -45,11 +45,11 @@ class Threads:
 class Loop:
     """An event loop on a thread of its own that *works* at what is given to it, all at once."""
 
-    def __init__(self, work: Callable[[Delivery], Awaitable[object]]) -> None:
+    def __init__(self, work: Callable[[Delivery], Coroutine[object, object, object]]) -> None:
         self._work = work
         self._waiting: deque[Delivery] = deque()
         self._is_awake = False
-        self._tasks: set[asyncio.Future[object]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="calls-loop", daemon=True)
         self._thread.start()
@@ -68,12 +68,11 @@ class Loop:
     def _begin(self) -> None:
         self._is_awake = False  # before looking, or a delivery may be left lying
         while self._waiting:
-            task = asyncio.ensure_future(self._work(self._waiting.popleft()))
+            task = self._loop.create_task(self._work(self._waiting.popleft()))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         for task in self._tasks:
             task.cancel()

@@ -233,6 +233,8 @@ class Server:
 
     def _failed(self, delivery: Delivery, error: BaseException) -> Settlement:
         """Decide what becomes of a call that did not end well."""
+        if not self._intake.holds(delivery):
+            return Settlement(give_back=True)  # it was given back while it was being done
         if isinstance(error, DeadlineExceeded) and delivery.has_expired:
             return Settlement()
         answer = wire.encode_error(error)

@@ -59,10 +59,6 @@ class Broker:
         self.url = url
         self.raw = raw
 
-    @property
-    def is_memory(self) -> bool:
-        return self.raw is None
-
     def settings(self, **changes: Any) -> Settings:
         if isinstance(self.raw, RabbitMQ):
             changes.setdefault("rabbitmq_management_url", self.raw.management_url)

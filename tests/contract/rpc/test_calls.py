@@ -110,14 +110,14 @@ async def test_threads_and_tasks_at_once_get_their_own_answers(
 def test_a_function_is_called_by_its_name(calls: Calls, queue: str, serve: Serve) -> None:
     functions = Functions()
 
-    @functions.function
     def charge(data: int) -> str:
         return f"charged {data}"
 
-    @functions.function(name="give-back")
     async def refund(data: int) -> str:
         return f"gave back {data}"
 
+    functions.function(charge)
+    functions.function(name="give-back")(refund)
     serve(functions)
     assert calls.call(queue, 5, function="charge") == "charged 5"
     assert calls.call(queue, 5, function="give-back") == "gave back 5"
@@ -481,6 +481,7 @@ def test_the_depth_of_a_queue_is_known(calls: Calls, queue: str, serve: Serve) -
     wanted = {"messages": 3, "messages_ready": 2, "messages_unacknowledged": 1}
     eventually(lambda: calls.depth(queue)["queue"] == wanted, timeout_seconds=15.0)
     assert calls.depth(queue)["dead_letters"] == dict.fromkeys(wanted, 0)
+    assert asyncio.run(calls.adepth(queue)) == calls.depth(queue)
     held.go.set()
     for future in futures:
         future.result(10.0)

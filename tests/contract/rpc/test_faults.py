@@ -221,6 +221,7 @@ def test_a_server_waits_for_its_broker(
 
 
 @REAL
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_forked_child_has_a_connection_of_its_own(
     broker: Broker, calls: Calls, queue: str, serve: Serve
 ) -> None:

@@ -1,4 +1,4 @@
-"""The same service twice: on the servers that Mainstay brings, and on RabbitMQ, Redis, PostgreSQL."""
+"""The same service twice: on embedded servers, and on RabbitMQ, Redis and PostgreSQL."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def test_addresses_that_several_proxies_added_are_one_list() -> None:
 )
 def test_a_caller_may_only_shorten_the_time(asked: bytes | None, expected: str) -> None:
     headers = Headers([] if asked is None else [(b"x-timeout-seconds", asked)])
-    headers.bound_timeout(30.0, "30.0")
+    headers.bound_timeout(30.0, b"30.0")
     assert headers.get("x-timeout-seconds") == expected
 
 
@@ -37,7 +37,7 @@ def test_a_caller_may_only_shorten_the_time(asked: bytes | None, expected: str) 
 )
 def test_some_headers_may_come_once(name: bytes) -> None:
     headers = Headers([(name, b"a"), (name, b"a")])
-    headers.bound_timeout(30.0, "30.0")
+    headers.bound_timeout(30.0, b"30.0")
     assert isinstance(headers.fault, Malformed)
 
 

@@ -49,8 +49,7 @@ class AmqpLine(Line):
         self._seen.clear()
         self._frames = Frames(self._url, on_blocked=self._blocked)
         self._looker = None
-        channel = self._channel = self._frames.connection.channel()
-        channel.auto_decode = False
+        channel = self._channel = self._frames.channel()
         channel.events["basic_ack"].add(self._confirmed)
         channel.events["basic_nack"].add(self._nacked)
         channel.events["basic_return"].add(self._returned)
@@ -133,7 +132,7 @@ class AmqpLine(Line):
         frames.flush()
         try:
             if self._looker is None:
-                self._looker = frames.connection.channel()
+                self._looker = frames.channel()
             declare: tuple[Any, ...] = (0, queue, True, False, False, False, False, {})
             self._looker.send_method(spec.Queue.Declare, "BsbbbbbF", declare)
             _, messages, servers = self._looker.wait(

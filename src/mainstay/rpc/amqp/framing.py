@@ -63,6 +63,12 @@ class Frames:
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def channel(self) -> Any:
+        """Open a channel; bodies come from it as bytes, whatever the sender calls them."""
+        channel = amqp.Channel(self.connection, auto_decode=False)
+        channel.open()
+        return channel
+
     def hold(self) -> None:
         """Pile up what is written from now on, until :meth:`flush`."""
         self._is_held = True

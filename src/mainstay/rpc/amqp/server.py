@@ -52,11 +52,10 @@ class AmqpIntake(Intake):
         self._unconfirmed.clear()
         self._tag = None
         frames = self._frames = Frames(self._url, on_blocked=self._blocked)
-        channel = self._channel = frames.connection.channel()
-        channel.auto_decode = False
+        channel = self._channel = frames.channel()
         # Its caller has gone away: nothing to be done.
         channel.events["basic_return"].add(lambda *_: None)
-        letters = self._letters = frames.connection.channel()
+        letters = self._letters = frames.channel()
         letters.events["basic_ack"].add(self._stored)
         letters.events["basic_nack"].add(self._not_stored)
         letters.events["basic_return"].add(lambda *_: None)

@@ -11,7 +11,8 @@ else                                            nowhere
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import redis
 
+from mainstay.errors import NotConnected
 from mainstay.resources.redis.client import connect
 from mainstay.tasks.memory import MemoryStatuses
 from mainstay.tasks.status import State, StatusStore, TaskStatus
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseStatuses", "RedisStatuses", "database_of", "store_of"]
 
 _KEPT_SECONDS = 86_400
+# The client asks twice, and whoever sends a task is to know within two seconds.
+_REPLY_TIMEOUT_SECONDS = 0.9
 _MOST_LISTED = 10_000
 _NEWEST = "mainstay:tasks"
 
@@ -85,7 +89,7 @@ def store_of(service: Service) -> StatusStore | None:
     urls = (settings.celery_result_backend, settings.celery_broker_url, settings.redis_url)
     for url in urls:
         if url is not None and url.startswith(("redis://", "rediss://")):
-            return RedisStatuses(connect(url))
+            return RedisStatuses(connect(url, reply_timeout_seconds=_REPLY_TIMEOUT_SECONDS))
     if (settings.celery_broker_url or "").startswith("memory://"):
         return MemoryStatuses()
     return None
@@ -160,44 +164,57 @@ class RedisStatuses:
                 fields[name] = orjson.dumps(dict(value), default=str)
         if status.state is State.SUCCESS:
             fields["result"] = orjson.dumps(status.result, default=str)
-        answer = self._client.eval(
-            _RECORD,
-            2,
-            f"mainstay:task:{status.id}",
-            _NEWEST,
-            status.id,
-            str(status.state),
-            status.attempts,
-            self._kept_seconds,
-            _MOST_LISTED,
-            "id",
-            status.id,
-            *(part for pair in fields.items() for part in pair),
-        )
+        with _answering():
+            answer = self._client.eval(
+                _RECORD,
+                2,
+                f"mainstay:task:{status.id}",
+                _NEWEST,
+                status.id,
+                str(status.state),
+                status.attempts,
+                self._kept_seconds,
+                _MOST_LISTED,
+                "id",
+                status.id,
+                *(part for pair in fields.items() for part in pair),
+            )
         return bool(answer)
 
     def find(self, id: str) -> TaskStatus | None:
-        kept: Any = self._client.hgetall(f"mainstay:task:{id}")
+        with _answering():
+            kept: Any = self._client.hgetall(f"mainstay:task:{id}")
         return _of_hash(kept) if kept else None
 
     def newest(self, *, state: State | None = None, limit: int = 50) -> Sequence[TaskStatus]:
         found: list[TaskStatus] = []
         first = 0
         while len(found) < limit:
-            ids: Any = self._client.zrevrange(_NEWEST, first, first + 499)
-            if not ids:
-                break
-            first += 500
-            with self._client.pipeline(transaction=False) as pipe:
+            with _answering():
+                ids: Any = self._client.zrevrange(_NEWEST, first, first + 499)
+                pipe = self._client.pipeline(transaction=False)
                 for id in ids:
                     pipe.hgetall(f"mainstay:task:{id.decode()}")
                 kept = pipe.execute()
+            if not ids:
+                break
+            first += 500
             found += (
                 status
                 for each in kept
                 if each and state in (None, (status := _of_hash(each)).state)
             )
         return found[:limit]
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    try:
+        yield
+    except redis.exceptions.RedisError as error:
+        raise NotConnected(
+            "Redis, which keeps the statuses of tasks, does not answer: nothing was sent: is it up?"
+        ) from error
 
 
 def _of_hash(kept: Mapping[bytes, bytes]) -> TaskStatus:

@@ -305,22 +305,23 @@ class Channel(kombu_redis.Channel):
 
     def close(self) -> None:
         flights, self._flights = self._flights, {}
-        super().close()
-        if flights:
-            try:
-                with self.conn_or_acquire() as client:
-                    for flight in flights.values():
-                        if not client.llen(flight):
-                            client.zrem(FLIGHTS, flight)
-            except self.connection_errors:
-                pass  # the lease ends by itself
-            finally:
-                self._disconnect_pools()
+        # Made before, because a closed channel makes none; it connects when it is used.
+        client = self._create_client() if flights else None
+        super().close()  # gives back what is not acknowledged
+        if client is None:
+            return
+        # Else the leases end by themselves.
+        with suppress(*self.connection_errors):
+            for flight in flights.values():
+                if not client.llen(flight):
+                    client.zrem(FLIGHTS, flight)
+        client.connection_pool.disconnect()
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         # redis-py 8 tries ten times with growing pauses, so that an outage looks like a hang.
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
-        params["retry"] = Retry(ConstantBackoff(0), 1)
+        # Here a broken connection is replaced, once; a server that hangs is not asked again.
+        params["retry"] = Retry(ConstantBackoff(0), 1, (redis.exceptions.ConnectionError,))
         return params
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import AsyncIterator
+import sys
+import threading
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 
@@ -60,6 +63,17 @@ def test_other_options_are_fastapis_own(service: Service) -> None:
     assert create_app(service, summary="All orders").summary == "All orders"
 
 
+@pytest.fixture
+def logging_as_before() -> Iterator[None]:
+    """Undo what a service that starts does to this process' logging."""
+    root = logging.getLogger()
+    before = (root.handlers[:], root.level, sys.excepthook, threading.excepthook)
+    yield
+    root.handlers[:], root.level, sys.excepthook, threading.excepthook = before
+    logging.captureWarnings(capture=False)
+
+
+@pytest.mark.usefixtures("logging_as_before")
 async def test_the_services_life_surrounds_the_authors(capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[str] = []
 

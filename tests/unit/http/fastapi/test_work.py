@@ -109,6 +109,12 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
         await note(w, text)
         return text
 
+    @app.post("/lost")
+    async def lost(w: InWork) -> None:
+        locked = sqlite3.OperationalError("database is locked")
+        locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        raise OperationalError("SELECT", None, locked)
+
     @app.post("/idle")
     async def idle(w: InWork) -> str:
         return w.id
@@ -181,6 +187,18 @@ async def test_a_commit_that_fails_is_a_failure_of_the_request(
     assert answer.status_code == 503
     assert answer.headers["content-type"] == "application/problem+json"
     assert await scene.texts() == []
+
+
+async def test_a_database_that_does_not_answer_is_a_503_and_no_stack(
+    scene: Scene, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = await scene.client.post("/lost")
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert "SELECT" not in answer.text
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if '"mainstay.http"' in line]
+    assert '"level":"warning"' in line
+    assert "Traceback" not in line
 
 
 async def test_a_request_that_uses_no_database_opens_nothing(scene: Scene) -> None:

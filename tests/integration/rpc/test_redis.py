@@ -1,0 +1,188 @@
+"""What only a real Redis shows: TLS, lost data, statistics that several processes share."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from mainstay.config import Settings
+from mainstay.errors import DeadlineExceeded, NotConnected
+from mainstay.rpc import Calls, Server
+from mainstay.rpc.redis_streams.connection import Connection
+from mainstay.service import Service
+from mainstay.testing.plugin import leave_out
+from mainstay.testing.ports import steady_port
+from mainstay.testing.servers import Redis
+from mainstay.testing.wait import eventually
+
+
+class Echo:
+    def call(self, data: Any) -> Any:
+        return data
+
+
+def caller(url: str) -> Calls:
+    return Service(Settings(env="test", redis_url=url)).hold(Calls())
+
+
+def server(url: str, target: Any) -> Server:
+    return Server(Settings(env="test", redis_url=url), queue="q", target=target)
+
+
+def certificate(folder: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    public, private = folder / "redis.crt", folder / "redis.key"
+    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return public, private
+
+
+def test_calls_go_over_tls_and_only_to_who_is_trusted(tmp_path: Path) -> None:
+    if Redis.program() is None:
+        leave_out("redis-server is not installed: apt-get install redis-server")
+    public, private = certificate(tmp_path)
+    port = steady_port()
+    config = {
+        "tls-port": str(port),
+        "tls-cert-file": str(public),
+        "tls-key-file": str(private),
+        "tls-auth-clients": "no",
+    }
+    with Redis(config=config) as redis:
+        url = f"rediss://:{redis.password}@127.0.0.1:{port}/0"
+        with server(f"{url}?ssl_ca_certs={public}", Echo()) as served:
+            assert served.is_ready(10.0)
+            calls = caller(f"{url}?ssl_ca_certs={public}")
+            # Larger than what a TLS record, or one read, holds.
+            big = "x" * 900_000
+            assert [calls.call("q", data) for data in (1, big, 2)] == [1, big, 2]
+            futures = [calls.submit("q", n) for n in range(200)]
+            assert [future.result() for future in futures] == list(range(200))
+            calls.close()
+            stranger = caller(url)
+            with pytest.raises(NotConnected):
+                stranger.call("q", 1)
+            stranger.close()
+
+
+def test_a_redis_that_has_lost_its_data_is_served_again(redis_server: Redis) -> None:
+    url = redis_server.start().url
+    redis_server.clear()
+    calls = caller(url)
+    with server(url, Echo()) as served:
+        assert served.is_ready(10.0)
+        assert calls.call("q", 1) == 1
+        redis_server.command("FLUSHALL")
+        redis_server.command("SCRIPT FLUSH")
+        eventually(lambda: calls.call("q", 2, timeout_seconds=1.0) == 2)
+    calls.close()
+
+
+def test_the_processes_of_a_service_share_their_statistics(redis_url: str) -> None:
+    one, other = caller(redis_url), caller(redis_url)
+    go = threading.Event()
+
+    class Waits:
+        def call(self, data: Any) -> Any:
+            if data == "wait":
+                go.wait(10.0)
+            return data
+
+    with server(redis_url, Waits()) as served:
+        assert served.is_ready(10.0)
+        for calls in (one, other):
+            for n in range(5):
+                calls.call("q", n)
+        with pytest.raises(DeadlineExceeded):
+            one.call("q", "wait", timeout_seconds=0.1)
+        go.set()
+    eventually(lambda: other.statistics.snapshot()["latency"]["count"] == 10)
+    eventually(lambda: other.statistics.snapshot()["timeouts_total"] == 1)
+    latency = one.statistics.snapshot()["latency"]
+    assert latency["p50"] is not None
+    assert latency["p95"] is not None
+    assert 0.0 < latency["p50"] <= latency["p95"] < 10.0
+    one.close()
+    other.close()
+
+
+def test_while_redis_is_away_each_process_tells_what_it_knows(redis_server: Redis) -> None:
+    redis_server.start().clear()
+    calls = caller(redis_server.url)
+    calls.statistics.answered(0.5)
+    assert calls.statistics.snapshot()["latency"]["count"] == 1
+    redis_server.kill()
+    calls.statistics.answered(0.5)
+    assert calls.statistics.snapshot()["latency"]["count"] == 2
+    redis_server.start()
+    eventually(lambda: calls.statistics.snapshot()["latency"]["count"] == 2)
+    calls.close()
+
+
+def test_a_slow_server_keeps_its_call_while_it_says_that_it_lives(redis_url: str) -> None:
+    calls = caller(redis_url)
+    seen: list[str] = []
+    go = threading.Event()
+
+    class Slow:
+        def call(self, data: Any) -> str:
+            seen.append("slow")
+            go.wait(10.0)
+            return "slow"
+
+    class Fast:
+        def call(self, data: Any) -> str:
+            seen.append("fast")
+            return "fast"
+
+    settings = Settings(env="test", redis_url=redis_url)
+    slow = Server(settings, queue="q", target=Slow(), lease_seconds=1.0)
+    slow.start()
+    assert slow.is_ready(10.0)
+    pending = calls.submit("q", 1)
+    eventually(lambda: seen == ["slow"])
+    # Longer than the lease.
+    with Server(settings, queue="q", target=Fast(), lease_seconds=1.0) as fast:
+        assert fast.is_ready(10.0)
+        connection = Connection(redis_url, timeout_seconds=2.0)
+        started = time.monotonic()
+        eventually(lambda: time.monotonic() - started > 2.5)
+        assert seen == ["slow"]
+        go.set()
+        assert pending.result(5.0) == "slow"
+        eventually(lambda: connection.ask("XLEN", "q") == 0)
+        connection.close()
+    slow.drain(1.0)
+    calls.close()

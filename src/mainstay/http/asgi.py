@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ENTRY", "Edge", "Rules"]
 
-ENTRY = "mainstay.request"
+ENTRY = "mainstay.entry"
 """The key of the scope under which everything inside finds the :class:`HttpEntry`."""
 
 

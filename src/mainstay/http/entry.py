@@ -89,6 +89,7 @@ class HttpEntry(Entry[None], Timed):
     _body_limit = 0
     _body: list[bytes] | None = None
     _is_body_awaited = False
+    _is_body_complete = False
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge = edge
@@ -314,11 +315,12 @@ class HttpEntry(Entry[None], Timed):
             return {"type": "http.disconnect"}
         if not self._body_limit:
             self._begin_body()
-        self._is_body_awaited = True
+        self._is_body_awaited = not self._is_body_complete
         message = await self._receive()
         self._is_body_awaited = False
         if message["type"] != "http.request":
             return message
+        self._is_body_complete = not message.get("more_body", False)
         chunk = message.get("body", b"")
         self._body_bytes += len(chunk)
         try:
@@ -326,7 +328,7 @@ class HttpEntry(Entry[None], Timed):
                 raise self._too_large()
             if self._body is not None:
                 self._body.append(chunk)
-                if not message.get("more_body", False):
+                if self._is_body_complete:
                     self._check_body()
         except MainstayError as error:
             raise self._stop(error) from None

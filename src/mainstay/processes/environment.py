@@ -68,6 +68,7 @@ _BROKERS = {
 }
 
 _DEV_GRACE_SECONDS, _GRACE_SECONDS, _DRAIN_SECONDS = 5.0, 25.0, 5.0
+_LAST_PORT, _MOST_WORKERS = 65_535, 10_000
 _SECRET_FILES = Path("/run/secrets")
 
 
@@ -113,10 +114,15 @@ class Told:
         except ValueError:
             return default
 
-    def whole_number(self, variable: str, default: int | None) -> int | None:
-        """Return *variable* as a whole number, *default* where it is none."""
+    def whole_number(self, variable: str, default: int | None, most: int) -> int | None:
+        """Return *variable* as a whole number, *default* where it is not named.
+
+        ``None`` for a value that is none: the service itself is to refuse it.
+        """
         value = self.value(variable)
-        return int(value) if value is not None and value.isdecimal() else default
+        if value is None:
+            return default
+        return int(value) if value.isdecimal() and int(value) <= most else None
 
     def grace_seconds(self, mode: Mode) -> float:
         """Return how long work in hand may take once a process is asked to stop."""
@@ -212,7 +218,9 @@ def process_environment(
         own["MAINSTAY_EMBEDDED"] = "0"  # a `mainstay dev` beside it is none of its business
     if process.kind in ("http", "loop") and process.port:
         own[f"{prefix}PORT"] = str(process.port)
-    if process.kind != "http":
+    if process.kind != "http" and (
+        process.metrics_port is not None or f"{prefix}METRICS_PORT" not in environ
+    ):
         # 0 takes a free one: the settings' own default would be the port of some API.
         own[f"{prefix}METRICS_PORT"] = str(process.metrics_port or 0)
     if process.workers:
@@ -230,9 +238,9 @@ def alone(process: ProcessSpec, told: Told) -> ProcessSpec:
     """Return *process* with the ports that its environment names, as it is when run by itself."""
     return replace(
         process,
-        port=told.whole_number("*PORT", process.port),
-        metrics_port=told.whole_number("*METRICS_PORT", process.metrics_port),
-        workers=told.whole_number("*WORKERS", process.workers),
+        port=told.whole_number("*PORT", process.port, _LAST_PORT),
+        metrics_port=told.whole_number("*METRICS_PORT", process.metrics_port, _LAST_PORT),
+        workers=told.whole_number("*WORKERS", process.workers, _MOST_WORKERS),
     )
 
 

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from mainstay.testing.wait import eventually
+from mainstay.traces import Traces
 from tests.contract.http.conftest import Running
 from tests.servers import exchange
 
@@ -559,3 +560,24 @@ def test_scripts_of_allowed_sites_may_read_answers_and_refusals(run: Run) -> Non
     for answer in (asked, refused):
         assert answer.headers["access-control-allow-origin"] == "https://shop.example"
         assert answer.headers["x-correlation-id"]
+
+
+# --- traces ---------------------------------------------------------------------------------
+
+
+def test_a_request_is_one_server_span_below_its_caller(run: Run) -> None:
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    exporter = InMemorySpanExporter()
+    running = run()
+    traces = running.service.__dict__["traces"] = Traces(
+        running.service.settings, exporter=exporter
+    )
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    running.client.get("/api/v1/items/1", headers={"traceparent": parent})
+    running.lines()
+    traces.close()
+    (span,) = exporter.get_finished_spans()
+    assert (span.name, span.kind.name) == ("GET /api/v1/items/{item_id}", "SERVER")
+    assert span.parent is not None
+    assert f"{span.parent.span_id:x}" == "b7ad6b7169203331"

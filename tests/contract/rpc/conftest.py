@@ -214,10 +214,7 @@ def spawn(broker: Broker, queue: str, calls: Calls) -> Iterator[Spawn]:
         started.append(process)
         if wait:
             eventually(
-                lambda: (
-                    calls.call(queue, {"do": "pid"}, timeout_seconds=1.0) == process.pid
-                    or len(started) > 1
-                ),
+                lambda: calls.call(queue, {"do": "pid"}, timeout_seconds=1.0) == process.pid,
                 timeout_seconds=20.0,
             )
         return process

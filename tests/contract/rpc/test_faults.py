@@ -60,18 +60,24 @@ def test_a_call_that_kills_its_servers_is_buried_after_a_few(
     options = ("delivery_limit=1", f"type={kind}")
     current = spawn(*options)
     calls.submit(queue, {"do": "die"}, timeout_seconds=60.0, id="poison")
-    deaths = 0
-    while not broker.dead_letters(queue):
-        if current.has_ended:
-            deaths += 1
-            current = spawn(*options, wait=False)
-    assert deaths <= 2
-    if current.has_ended:
-        spawn(*options, wait=False)
+    servers = [current]
+
+    def is_served() -> bool:
+        if servers[-1].has_ended:
+            servers.append(spawn(*options, wait=False))
+        return works(calls, queue)
+
+    def is_buried() -> bool:
+        if servers[-1].has_ended:
+            servers.append(spawn(*options, wait=False))
+        return len(broker.dead_letters(queue)) == 1
+
+    eventually(is_buried, timeout_seconds=30.0)
+    assert len(servers) <= 3
     [letter] = broker.dead_letters(queue)
     assert (letter.id, letter.reason) == ("poison", "delivery-limit")
     assert letter.body == b'{"do":"die"}'
-    eventually(lambda: works(calls, queue))
+    eventually(is_served)
 
 
 @REAL

@@ -82,7 +82,7 @@ def _page(title: str, place: str, head: str) -> Response:
 def _file(name: str) -> ASGIApp:
     stored = _FILES[name]
     headers = {
-        "cache-control": "public, max-age=86400",
+        "cache-control": "public, max-age=3600",
         "content-type": _TYPES[name[name.rindex(".") :]],
         "vary": "accept-encoding",
     }

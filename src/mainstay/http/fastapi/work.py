@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from fastapi import Header
 from starlette.requests import HTTPConnection, Request
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Replay", "Work", "idempotent", "keyed", "replayed", "work"]
 
+T = TypeVar("T")
+
 _logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
@@ -52,6 +54,7 @@ class Work:
         self._session: AsyncSession | None = None
         self._keeps = False
         self._sent = 0
+        self._endings: set[asyncio.Future[Any]] = set()
         self._id = uuid.uuid5(_NAMESPACE, scope) if scope else uuid.uuid4()
 
     @property
@@ -94,8 +97,7 @@ class Work:
         """
         if self._session is not None:
             with _translated(committing=True):
-                # Once begun it ends, also when the client goes away or the time is up.
-                await asyncio.shield(self._session.commit())
+                await self._to_its_end(self._session.commit())
 
     async def rollback(self) -> None:
         """Undo what was done since the last commit, and give the connection back."""
@@ -172,7 +174,16 @@ class Work:
             # The connection goes back before the answer leaves, however slowly it is read.
             await self._session.close()
 
+    async def _to_its_end(self, ending: Coroutine[Any, Any, T]) -> T:
+        """Await what must not stop half-way, also when the client goes away or the time is up."""
+        task = asyncio.ensure_future(ending)
+        self._endings.add(task)
+        task.add_done_callback(self._endings.discard)
+        return await asyncio.shield(task)
+
     async def _close(self) -> None:
+        while self._endings:
+            await asyncio.wait(self._endings)
         if self._session is not None:
             with suppress(Exception):  # a connection that cannot be rolled back is thrown away
                 await asyncio.shield(self._session.close())
@@ -322,8 +333,7 @@ class _KeyedUnit(_Unit):
             if name.decode("latin-1").lower() not in _NOT_STORED
         )
         answer = Answer(status, stored, body or b"", fits=not self.entry.is_misfit)
-        # Whoever waited may be gone by now; what has begun ends.
-        await asyncio.shield(_advance(steps, lambda steps: steps.send(answer)))
+        await self.work._to_its_end(_advance(steps, lambda steps: steps.send(answer)))
         await self.work._settle(keeps=status < 400)
 
     async def close(self, error: BaseException | None) -> None:
@@ -331,7 +341,7 @@ class _KeyedUnit(_Unit):
         if steps is not None:
             given_up = error or RuntimeError("the handler gave no answer")
             with suppress(BaseException):  # it comes back when the key is free
-                await asyncio.shield(_advance(steps, lambda steps: steps.throw(given_up)))
+                await self.work._to_its_end(_advance(steps, lambda steps: steps.throw(given_up)))
         await super().close(error)
 
     def _session(self) -> AsyncSession | None:

@@ -265,7 +265,8 @@ class App(celery.Celery):
         self._senders.close()
         self.undertaker.close()
         if "amqp" in self.__dict__:
-            self.pool.force_close_all()
+            # The pool stays open for later: kombu shares it between applications of one broker.
+            self.pool.force_close_all(close_pool=False)
 
     def _note_sent(
         self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
@@ -328,10 +329,10 @@ class App(celery.Celery):
         try:
             return super()._load_config()
         except Misconfigured as error:
-            if Path(sys.argv[0]).name == "celery":
-                sys.stderr.write(f"{error}\n")
-                raise SystemExit(Misconfigured.exit_code) from error
-            raise
+            if not _is_celery_command():
+                raise
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(Misconfigured.exit_code) from error
 
 
 def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any]:
@@ -342,6 +343,11 @@ def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any
     if countdown is None or countdown <= 0:
         return None, eta
     return float(math.ceil(countdown)), eta
+
+
+def _is_celery_command() -> bool:
+    command = Path(sys.argv[0])
+    return "celery" in (command.name, command.parent.name)
 
 
 def _services(holder: Any) -> list[Service]:

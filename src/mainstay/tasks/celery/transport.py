@@ -3,9 +3,9 @@
 Kombu pops a message and registers it as unacknowledged afterwards: a worker killed in between
 loses it, and one killed later blocks it for the visibility timeout. Here the server itself moves
 a message from the queue (a list) to a *flight* (a list of one consumer and one queue). Every
-consumer holds a lease that it renews, by the server's clock; the flights of a consumer whose
-lease ended go back to their queues, each message with its delivery count raised; the guard of the
-next worker buries what came back too often.
+consumer holds a lease that it renews, by the server's clock. The flights of a consumer whose lease
+ended, or that the server has no connection of any more, go back to their queues, each message with
+its delivery count raised; the guard of the next worker buries what came back too often.
 
 Keys::
 
@@ -39,8 +39,8 @@ __all__ = ["FLIGHTS", "Channel", "Message", "QoS", "Transport", "requeue"]
 
 FLIGHTS = "mainstay:flights"
 FLIGHT_PREFIX = "mainstay:flight:"
+_CLIENT_PREFIX = "mainstay-worker-"
 LEASE_SECONDS = 12
-RENEW_SECONDS = 3
 WAIT_SECONDS = 1.0
 WAIT_SECONDS_OF_MANY = 0.2
 # A flight whose lease ended is looked at for this long: its consumer may only have been stopped.
@@ -70,11 +70,6 @@ _BURY = """
 if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
 redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
 return 1
-"""
-_ENDED = """
-local now = redis.call('TIME')
-local ms = now[1] * 1000 + math.floor(now[2] / 1000)
-return redis.call('ZRANGE', KEYS[1], '-inf', ms, 'BYSCORE', 'WITHSCORES', 'LIMIT', 0, ARGV[1])
 """
 
 
@@ -158,6 +153,8 @@ class Channel(kombu_redis.Channel):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._consumer = os.urandom(8).hex()
         self._flights: dict[str, str] = {}
+        self._missed: set[str] = set()
+        self.client_name = _CLIENT_PREFIX + self._consumer
         super().__init__(*args, **kwargs)
 
     # --- taking ----------------------------------------------------------------------------
@@ -274,17 +271,32 @@ class Channel(kombu_redis.Channel):
             with self.conn_or_acquire() as client:
                 client.eval(_RENEW, 1, FLIGHTS, int(self.lease_seconds * 1000), *flights)
 
-    def reclaim(self, limit: int = 100) -> None:
-        """Give back what is in the flights of consumers whose lease has ended."""
+    def reclaim(self) -> None:
+        """Give back what is in the flights of consumers that are gone."""
         with self.conn_or_acquire() as client:
-            ended = client.eval(_ENDED, 1, FLIGHTS, limit)
-            if not ended:
-                return
+            flights = dict(client.zrange(FLIGHTS, 0, -1, withscores=True))
             seconds, microseconds = client.time()
             now_ms = seconds * 1000 + microseconds // 1000
-            for name, score in zip(ended[::2], ended[1::2], strict=True):
+            alone = self._without_connection(client, [name.decode() for name in flights])
+            for name, lease_ends_ms in flights.items():
                 flight = name.decode()
-                self._reclaim(client, flight, forget=now_ms - float(score) > _REMEMBERED_MS)
+                if lease_ends_ms < now_ms or flight in alone:
+                    forget = now_ms - lease_ends_ms > _REMEMBERED_MS
+                    self._reclaim(client, flight, forget=forget)
+
+    def _without_connection(self, client: Any, flights: list[str]) -> set[str]:
+        """Return the flights whose consumer had no connection now and at the look before."""
+        try:
+            names = {each["name"] for each in client.client_list()}
+        except redis.ResponseError:  # not every user may ask; then the leases decide
+            return set()
+        missing = {
+            flight
+            for flight in flights
+            if _CLIENT_PREFIX + flight.removeprefix(FLIGHT_PREFIX).partition(":")[0] not in names
+        }
+        twice, self._missed = missing & self._missed, missing
+        return twice
 
     def _reclaim(self, client: Any, flight: str, *, forget: bool) -> None:
         key = flight.removeprefix(FLIGHT_PREFIX).partition(":")[2]

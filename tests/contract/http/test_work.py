@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -20,6 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from mainstay import Resource, Service, Settings
 from mainstay.http.fastapi import Work, create_app, idempotent, work
 from mainstay.resources.sqlalchemy import Database, migrate
+from tests.databases import address, embedded_postgres
+
+__all__ = ["address", "embedded_postgres"]
 
 metadata = MetaData()
 InWork = Annotated[Work, Depends(work)]
@@ -66,6 +68,7 @@ class Scene:
         self.app = app
         self.database = service.resource(Database)
         self.line = service.resource(Line)
+        self.begun = asyncio.Event()
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://orders"
         )
@@ -76,8 +79,8 @@ class Scene:
 
 
 @pytest_asyncio.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    url = f"sqlite:///{tmp_path / 'orders.db'}"
+async def scene(address: str) -> AsyncIterator[Scene]:
+    url = address
     migrate.upgrade(url, say=lambda line: None)
     service = Service(
         Settings(env="test", service_name="orders", database_url=url), Database(), Line()
@@ -127,6 +130,7 @@ async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
     @app.post("/slow/{text}")
     async def slow(text: str, w: InWork) -> str:
         await note(w, text)
+        found.begun.set()
         await asyncio.sleep(30)
         return text
 
@@ -249,12 +253,34 @@ async def test_a_keyed_failure_can_be_tried_again(scene: Scene) -> None:
 
 async def test_a_client_that_goes_away_leaves_the_whole_effect_or_none(scene: Scene) -> None:
     request = asyncio.create_task(scene.client.post("/slow/a"))
-    await asyncio.sleep(0.05)
+    await scene.begun.wait()
     request.cancel()
     with pytest.raises(asyncio.CancelledError):
         await request
     assert await scene.texts() == []
     assert scene.database.async_engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of pools that keep connections
+
+
+async def test_a_commit_that_has_begun_ends_though_nobody_waits(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, go_on = asyncio.Event(), asyncio.Event()
+    commit = AsyncSession.commit
+
+    async def slowly(session: AsyncSession) -> None:
+        begun.set()
+        await go_on.wait()
+        await commit(session)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AsyncSession, "commit", slowly)
+        request = asyncio.create_task(scene.client.post("/notes/a"))
+        await begun.wait()
+        request.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await request
+    assert await scene.texts() == ["a"]
 
 
 async def test_a_call_goes_through_what_the_service_holds(scene: Scene) -> None:

@@ -1,0 +1,114 @@
+"""A service that is told something wrong does not start: exit 78, and a message that helps."""
+
+from __future__ import annotations
+
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mainstay.processes.ports import free_port
+from tests.services.data.platform import environment, write_manifest
+
+CANARY = "canary-5f2d"
+GOOD = {
+    "DATABASE_URL": f"postgresql://app:{CANARY}@127.0.0.1:1/data",
+    "REDIS_URL": "redis://127.0.0.1:1",
+    "RABBITMQ_URL": f"amqp://app:{CANARY}@127.0.0.1:1",
+    "CELERY_BROKER_URL": f"amqp://app:{CANARY}@127.0.0.1:1",
+    "CELERY_RESULT_BACKEND": "redis://127.0.0.1:1",
+    "JWT_SECRET_KEY": secrets.token_hex(32),
+    "APP_HOST": "127.0.0.1",
+}
+GONE = ""
+
+BAD: dict[str, tuple[str, dict[str, str], list[str]]] = {
+    "a port that is no number": ("data.api", {"APP_PORT": "http"}, ["APP_PORT", "65535"]),
+    "a port out of range": ("data.api", {"APP_PORT": "70000"}, ["APP_PORT", "65535"]),
+    "an unknown environment": ("data.api", {"APP_ENV": "production2"}, ["APP_ENV", "prod"]),
+    "a boolean that is none": (
+        "data.api",
+        {"APP_METRICS_ENABLED": "maybe"},
+        ["APP_METRICS_ENABLED", "true"],
+    ),
+    "a time that is negative": (
+        "data.api",
+        {"APP_GRACE_SECONDS": "-1"},
+        ["APP_GRACE_SECONDS", "0"],
+    ),
+    "a short secret": ("data.api", {"JWT_SECRET_KEY": CANARY}, ["JWT_SECRET_KEY", "32"]),
+    "two sources of keys": (
+        "data.api",
+        {"JWT_JWKS_URL": "https://keys.example/jwks.json"},
+        ["JWT_JWKS_URL", "JWT_SECRET_KEY"],
+    ),
+    "a broker of another kind": (
+        "data.worker",
+        {"CELERY_BROKER_URL": f"sqs://app:{CANARY}@host"},
+        ["CELERY_BROKER_URL", "amqp"],
+    ),
+    "late acknowledgement off": (
+        "data.worker",
+        {"CELERY_TASK_ACKS_LATE": "0"},
+        ["CELERY_TASK_ACKS_LATE"],
+    ),
+    "a database that is none": (
+        "data.api",
+        {"DATABASE_URL": f"oracle://app:{CANARY}@host/data"},
+        ["DATABASE_URL", "postgresql"],
+    ),
+    "no database": ("data.api", {"DATABASE_URL": GONE}, ["DATABASE_URL"]),
+    "no broker": ("data.worker", {"CELERY_BROKER_URL": GONE}, ["CELERY_BROKER_URL"]),
+    "no broker of calls": (
+        "data.dataservice",
+        {"RABBITMQ_URL": GONE, "REDIS_URL": GONE},
+        ["RABBITMQ_URL"],
+    ),
+    "debug outside of development": ("data.api", {"APP_DEBUG": "1"}, ["APP_DEBUG"]),
+    "a rate that is none": ("data.api", {"APP_RATE_LIMIT": "often"}, ["APP_RATE_LIMIT", "minute"]),
+    "two things at once": (
+        "data.dataservice",
+        {"APP_PORT": "x", "APP_RPC_CONCURRENCY": "0"},
+        ["APP_PORT", "APP_RPC_CONCURRENCY"],
+    ),
+}
+
+
+def started(folder: Path, process: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    write_manifest(folder, [free_port() for _ in range(3)])
+    return subprocess.run(
+        [sys.executable, "-m", "mainstay", "run", process],
+        cwd=folder,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_a_service_is_told_wrong_is_named_and_it_does_not_start(
+    tmp_path: Path, kind: str
+) -> None:
+    process, changes, named = BAD[kind]
+    env = {name: value for name, value in (GOOD | changes).items() if value != GONE}
+    ended = started(tmp_path, process, environment(**env))
+    assert ended.returncode == 78, ended.stdout + ended.stderr
+    for word in named:
+        assert word in ended.stderr
+    assert CANARY not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_an_unknown_key_of_the_yaml_file_is_named_with_what_may_be_meant(tmp_path: Path) -> None:
+    config = tmp_path / "config.yml"
+    config.write_text("log_levle: DEBUG\n")
+    env = environment(**GOOD, APP_CONFIG_PATH=str(config))
+    ended = started(tmp_path, "data.api", env)
+    assert ended.returncode == 78
+    assert "log_levle" in ended.stderr
+    assert "log_level" in ended.stderr.replace("log_levle", "")

@@ -18,7 +18,8 @@ from mainstay.testing.wait import eventually
 
 
 class Broker(Protocol):
-    store: DeadLetters
+    @property
+    def store(self) -> DeadLetters: ...
 
     def bury(self, letter: DeadLetter) -> None: ...
     def bodies(self, queue: str) -> list[bytes]: ...

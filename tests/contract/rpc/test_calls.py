@@ -28,6 +28,7 @@ from mainstay.errors import (
     Unavailable,
 )
 from mainstay.rpc import Call, Calls, Functions
+from mainstay.service import Service
 from mainstay.testing.wait import async_eventually, eventually
 from tests.contract.rpc.conftest import Broker, Serve
 
@@ -337,8 +338,6 @@ def test_a_server_of_smaller_limits_buries_what_is_too_large_for_it(
 
 
 def test_context_trace_and_principal_travel(broker: Broker, queue: str, serve: Serve) -> None:
-    from mainstay.service import Service
-
     seen: list[Context | None] = []
 
     class Looks:
@@ -366,8 +365,6 @@ def test_context_trace_and_principal_travel(broker: Broker, queue: str, serve: S
 
 
 def test_a_forged_principal_is_refused(broker: Broker, queue: str, serve: Serve) -> None:
-    from mainstay.service import Service
-
     serve(Echo())
     calls = Service(broker.settings()).hold(Calls())
     with contexts.use(Context.new()):
@@ -402,6 +399,38 @@ def test_a_record_is_kept_of_start_and_end_and_does_not_stop_the_call(
         ("b", queue, "no"),
     ]
     assert ended == [("a", "done"), ("b", "refused")]
+
+
+async def test_an_async_server_has_all_of_that_too(
+    broker: Broker, queue: str, serve: Serve
+) -> None:
+    service = Service(broker.settings())
+    calls = service.hold(Calls())
+    record: list[tuple[str, str]] = []
+
+    async def on_start(call: Call) -> None:
+        record.append((call.id, "begun"))
+
+    def on_end(call: Call, outcome: str) -> None:
+        record.append((call.id, outcome))
+        raise OSError("the database is away")
+
+    async def once(call: Call, do: Any) -> Any:
+        return [call.id, await do()]
+
+    class Who:
+        async def call(self, _: Any) -> str:
+            context = contexts.current()
+            assert context is not None
+            return context.principal.subject if context.principal else "nobody"
+
+    serve(Who(), on_start=on_start, on_end=on_end, deduplicate=once)
+    assert await calls.acall(queue, id="a") == ["a", "nobody"]
+    with contexts.use(Context.new()):
+        contexts.identify(Principal("user-7", token=service.tokens.issue("user-7")))
+        assert await calls.acall(queue, id="b") == ["b", "user-7"]
+    assert record == [("a", "begun"), ("a", "done"), ("b", "begun"), ("b", "done")]
+    await calls.aclose()
 
 
 def test_a_call_that_was_done_before_is_answered_by_whoever_remembers(

@@ -97,6 +97,18 @@ def test_calls_go_over_tls_and_only_to_who_is_trusted(tmp_path: Path) -> None:
             stranger.close()
 
 
+def test_calls_go_over_a_unix_socket(tmp_path: Path) -> None:
+    if Redis.program() is None:
+        leave_out("redis-server is not installed: apt-get install redis-server")
+    with Redis(config={"unixsocket": str(tmp_path / "s")}) as redis:
+        url = f"unix://:{redis.password}@{tmp_path / 's'}?db=1"
+        calls = caller(url)
+        with server(url, Echo()) as served:
+            assert served.is_ready(10.0)
+            assert calls.call("q", 1) == 1
+        calls.close()
+
+
 def test_a_redis_that_has_lost_its_data_is_served_again(redis_server: Redis) -> None:
     url = redis_server.start().url
     redis_server.clear()

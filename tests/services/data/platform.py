@@ -150,17 +150,15 @@ class Platform:
     def output(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def lines(self, **wanted: object) -> list[tuple[str, dict[str, Any]]]:
-        """Return the log lines that have all of *wanted*, each with the process that wrote it."""
+    def lines(self, **wanted: object) -> list[dict[str, Any]]:
+        """Return the log lines that have all of *wanted*."""
         found = []
         for line in self.output.splitlines():
-            process, separator, text = line.partition(" | ")
-            if not separator or not text.startswith("{"):
-                continue
+            # `dev` writes the process before each line; `run`, without a terminal, only the line.
             try:
-                fields = json.loads(text)
+                fields = json.loads(line[max(line.find("{"), 0) :])
             except json.JSONDecodeError:
-                continue  # still being written
+                continue  # a line for people, or one that is still being written
             if all(fields.get(name) == value for name, value in wanted.items()):
-                found.append((process.strip(), fields))
+                found.append(fields)
         return found

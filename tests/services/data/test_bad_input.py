@@ -125,7 +125,7 @@ def test_what_is_not_there_is_a_problem_document(
 
 @pytest.mark.parametrize("value", ["a b", "x" * 129, "ключ", "a;b", ""])
 def test_a_correlation_id_of_another_form_is_replaced(client: httpx.Client, value: str) -> None:
-    answer = client.get("/", headers=httpx.Headers({"X-Correlation-ID": value.encode()}))
+    answer = client.get("/", headers=httpx.Headers({b"X-Correlation-ID": value.encode()}))
     assert answer.status_code == 200
     assert answer.headers["x-correlation-id"] not in (value, "")
 

@@ -95,10 +95,11 @@ def test_a_payload_is_processed_by_a_task(client: httpx.Client) -> None:
 
 
 def finished(client: httpx.Client, task_id: str) -> httpx.Response:
-    def answered() -> httpx.Response | None:
+    def answered() -> httpx.Response:
         answer = client.get(f"{ASYNC}/{task_id}")
         assert answer.status_code == 200, answer.text
-        return None if answer.json()["task_status"] == "Processing" else answer
+        assert answer.json()["task_status"] != "Processing"
+        return answer
 
     return eventually(answered, timeout_seconds=30)
 

@@ -10,6 +10,8 @@ from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
 from tests.services.data.platform import API, Platform
 
+# What the API, the worker and the server of calls write their lines as.
+LOGGERS = {"mainstay.http", "mainstay.tasks", "mainstay.rpc"}
 TRACE = "00-{trace}-00f067aa0ba902b7-01"
 
 
@@ -26,8 +28,8 @@ def test_one_correlation_id_and_one_trace_go_through_api_call_and_task(
 
     def processes() -> bool:
         lines = platform.lines(correlation_id=correlation_id)
-        assert {fields["trace_id"] for _, fields in lines} == {trace_id}
-        return {"data.api", "data.worker", "data.dataservice"} <= {name for name, _ in lines}
+        assert {fields["trace_id"] for fields in lines} == {trace_id}
+        return {fields["logger"] for fields in lines} >= LOGGERS
 
     assert eventually(processes, timeout_seconds=30)
 
@@ -71,5 +73,12 @@ def test_every_process_measures_what_it_did(platform: Platform, client: httpx.Cl
 
 
 def test_every_process_says_that_it_started(platform: Platform) -> None:
-    started = {name for name, _ in platform.lines(event="startup_success")}
-    assert started == {"data.api", "data.worker", "data.dataservice"}
+    started = platform.lines(event="startup_success")
+    assert {line["process"] for line in started} == {
+        "api",
+        "worker",
+        "the server of data_queue",
+    }
+    for line in started:
+        assert (line["service"], line["level"]) == ("data", "info")
+        assert {"ts", "logger", "instance", "env", "msg"} <= line.keys()

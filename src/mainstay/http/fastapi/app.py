@@ -87,7 +87,7 @@ def create_app(
         debug=False,
         docs_url=None,
         redoc_url=None,
-        openapi_url=f"{folder}/openapi.json",
+        openapi_url=None,  # served beside the pages: a route more would be looked at every time
         lifespan=_lifespan(service, process, lifespan),
         responses={**PROBLEM_RESPONSES, **(responses or {})},
         # One server span a request: ours.
@@ -98,9 +98,9 @@ def create_app(
     app.add_exception_handler(Replay, replayed)
     rule = None if settings.rate_limit is None else Rule.parse(settings.rate_limit)
     rules = asgi.Rules(
-        own={**routes.machines(service), **docs.pages(app.title, folder)},
+        own={**routes.machines(service), **docs.pages(app, folder)},
         quiet=routes.QUIET_PATHS,
-        public=(*public, f"{folder}/openapi.json"),
+        public=tuple(public),
         in_flight_limit=in_flight_limit,
         rate=rule,
         limits=rate_limits or RateLimits(_counts(service)),

@@ -7,6 +7,8 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
+import orjson
+from fastapi import FastAPI
 from starlette.datastructures import Headers
 from starlette.responses import Response
 
@@ -51,19 +53,27 @@ _REDOC = """<script src="{folder}/redoc.standalone.js"></script>
 <script src="{folder}/redoc.js"></script>"""
 
 
-def pages(title: str, folder: str) -> dict[str, ASGIApp]:
-    """Return ``docs`` and ``redoc`` below *folder*, and the files they need below ``docs/files``.
+def pages(app: FastAPI, folder: str) -> dict[str, ASGIApp]:
+    """Return ``openapi.json``, ``docs`` and ``redoc`` below *folder*, and the files that these
+    need below ``docs/files``.
 
     Links are relative, so that the pages also work behind a proxy that adds a prefix.
     """
 
     async def swagger() -> Response:
-        return _page(title, "swagger-ui", _SWAGGER)
+        return _page(app.title, "swagger-ui", _SWAGGER)
 
     async def redoc() -> Response:
-        return _page(title, "redoc", _REDOC)
+        return _page(app.title, "redoc", _REDOC)
 
-    made = {f"{folder}/docs": readable(swagger), f"{folder}/redoc": readable(redoc)}
+    async def document() -> Response:
+        return Response(orjson.dumps(app.openapi()), media_type="application/json")
+
+    made = {
+        f"{folder}/openapi.json": readable(document),
+        f"{folder}/docs": readable(swagger),
+        f"{folder}/redoc": readable(redoc),
+    }
     return made | {f"{folder}/docs/files/{name}": _file(name) for name in _FILES}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import amqp
+
 from mainstay.resources.amqp.publisher import Publisher
 from mainstay.service import Resource
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import amqp
+
 from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
 from mainstay.resources.amqp.connection import connect
 from mainstay.resources.amqp.publisher import Publisher
@@ -131,9 +132,7 @@ class AmqpDeadLetters:
         address = management._replace(netloc=management.netloc.rpartition("@")[2]).geturl()
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked with the settings
             f"{address.rstrip('/')}/api/queues/{vhost}?columns=name,messages",
-            headers={
-                "Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"
-            },
+            headers={"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=_MANAGEMENT_TIMEOUT_SECONDS) as response:  # noqa: S310 - likewise

@@ -10,6 +10,7 @@ from typing import Any
 
 import amqp
 from amqp.exceptions import MessageNacked
+
 from mainstay.errors import Disconnected, NoRoute, NotConnected, Overloaded, Unconfirmed
 
 __all__ = ["CONFIRM_TIMEOUT_SECONDS", "Publisher"]

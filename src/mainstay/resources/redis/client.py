@@ -11,9 +11,10 @@ from weakref import WeakKeyDictionary
 
 import redis
 import redis.asyncio
-from mainstay.service import Resource
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
+
+from mainstay.service import Resource
 
 __all__ = ["CONNECT_TIMEOUT_SECONDS", "REPLY_TIMEOUT_SECONDS", "Redis", "connect"]
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import redis
+
 from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
 
 __all__ = ["RedisDeadLetters", "Requeue"]

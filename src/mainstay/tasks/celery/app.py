@@ -27,6 +27,7 @@ from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
+from typing_extensions import override
 
 from mainstay.context import CORRELATION_ID, new_id
 from mainstay.errors import Disconnected, Misconfigured, Unconfirmed
@@ -265,8 +266,11 @@ class App(celery.Celery):
         self._senders.close()
         self.undertaker.close()
         if "amqp" in self.__dict__:
-            # The pool stays open for later: kombu shares it between applications of one broker.
-            self.pool.force_close_all(close_pool=False)
+            # The pool itself stays: kombu shares it between the applications of one broker, and
+            # each connection connects again when it is used again.
+            pool = self.pool
+            for connection in list(pool._resource.queue):
+                pool.collect_resource(connection)
 
     def _note_sent(
         self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
@@ -318,6 +322,7 @@ class App(celery.Celery):
 
         return staticmethod(check)
 
+    @override
     def _get_backend(self) -> Any:
         # Celery's own property would take the environment variable as it is, in a spelling that
         # Celery does not know.

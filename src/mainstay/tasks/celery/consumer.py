@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery import signals
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
+from typing_extensions import override
 
 from mainstay.tasks.celery.guard import Limits, Surprise, surprise
 from mainstay.tasks.celery.letters import DELIVERIES, note
@@ -104,6 +105,7 @@ class GuardedConsumer(Consumer):
         taken = getattr(message, "_raw", None)
         return str(getattr(taken, "queue", "") or info.get("routing_key") or "unknown")
 
+    @override
     def on_decode_error(self, message: Any, exc: BaseException) -> None:
         # The consumer of remote control shares this method; it acknowledges nothing, and to
         # reject its messages would close the channel.
@@ -111,9 +113,11 @@ class GuardedConsumer(Consumer):
             return
         self.bury(message, Surprise(f"decode:{type(exc).__name__}", str(exc)[:500]))
 
+    @override
     def on_unknown_message(self, body: Any, message: Any) -> None:
         self.bury(message, Surprise("malformed:headers", "it is no task"))
 
+    @override
     def on_unknown_task(self, body: Any, message: Any, exc: BaseException) -> None:
         name = message.headers.get("task", "")
         self.bury(
@@ -124,6 +128,7 @@ class GuardedConsumer(Consumer):
             sender=self, message=message, exc=exc, name=name, id=message.headers.get("id")
         )
 
+    @override
     def on_invalid_task(self, body: Any, message: Any, exc: BaseException) -> None:
         self.bury(message, Surprise("malformed:task", str(exc)[:500]))
         signals.task_rejected.send(sender=self, message=message, exc=exc)
@@ -139,6 +144,7 @@ class GuardedConsumer(Consumer):
         if maintain is not None:
             maintain()
 
+    @override
     def ensure_connected(self, conn: Any) -> Any:
         """As Celery's, but soon again, and without a word missing from `/healthz` meanwhile."""
         worker = self.app.worker

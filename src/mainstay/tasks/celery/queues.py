@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from celery.app.amqp import Queues
 from kombu import Exchange, Queue
+from typing_extensions import override
 
 from mainstay.deadletters import dead_letters_of
 from mainstay.errors import Misconfigured
@@ -139,5 +140,6 @@ class DeclaredQueues(Queues):
 
     transport = "amqp"
 
+    @override
     def new_missing(self, name: str) -> Queue:
         return TaskQueue(name=name).declared(self.transport)

@@ -30,6 +30,7 @@ from kombu.transport import virtual
 from kombu.utils.json import dumps, loads
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
+from typing_extensions import override
 
 from mainstay.context import PRINCIPAL_TOKEN
 from mainstay.deadletters import DeadLetter, dead_letters_of
@@ -124,6 +125,7 @@ class QoS(virtual.QoS):
                 self.channel.bury(message)
         super().ack(delivery_tag)
 
+    @override
     def restore_unacked(self, client: Any = None) -> None:
         """Give everything back at the end; being stopped is not the message's fault."""
         self._flush()
@@ -131,6 +133,7 @@ class QoS(virtual.QoS):
             self.channel.give_back(message._raw, counted=False)
         self._delivered.clear()
 
+    @override
     def restore_visible(self, *_args: object, **_kwargs: object) -> None:
         self.channel.renew()
         self.channel.reclaim()
@@ -143,6 +146,7 @@ class Channel(kombu_redis.Channel):
     Message = Message
     _in_poll: Any
     _brpop_sent_at: Any
+    client_name: Any
 
     lease_seconds = LEASE_SECONDS
     from_transport_options: Any = (
@@ -159,6 +163,7 @@ class Channel(kombu_redis.Channel):
 
     # --- taking ----------------------------------------------------------------------------
 
+    @override
     def _brpop_start(self, timeout: float | None = None) -> None:
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
@@ -183,6 +188,7 @@ class Channel(kombu_redis.Channel):
     _is_blocking = False
     _found_nothing = False
 
+    @override
     def _brpop_read(self, **options: Any) -> bool:
         try:
             try:
@@ -259,6 +265,7 @@ class Channel(kombu_redis.Channel):
         with self.conn_or_acquire() as client:
             client.eval(_BURY, 2, taken.flight, dead_letters_of(queue), taken.item, *fields)
 
+    @override
     def _restore(self, message: Any, leftmost: bool = False) -> None:
         self.give_back(message._raw, counted=leftmost)
 

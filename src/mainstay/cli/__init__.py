@@ -16,6 +16,7 @@ from mainstay.cli import db as db
 from mainstay.cli import dead as dead
 from mainstay.cli import dev as dev
 from mainstay.cli import health as health
+from mainstay.cli import tasks as tasks
 from mainstay.errors import MainstayError, Misconfigured
 
 __all__ = ["app", "main"]
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 
 app.command("config")(config.config)
+app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead.app, name="dead")
 app.add_typer(db.app, name="db")
 app.command("dev")(dev.dev)

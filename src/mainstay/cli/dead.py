@@ -151,12 +151,12 @@ def stores(settings: Settings) -> Iterator[DeadLetters]:
 
 
 def _letters(service: str | None, queue: str | None) -> Iterator[Found]:
-    from mainstay.cli.config import subjects
+    from mainstay.cli.services import selected
 
     seen: set[tuple[str, str]] = set()  # services may share a broker
     asked = False
-    for subject in subjects(service):
-        for store in stores(subject.settings.load_from(subject.sources)):
+    for handle in selected(service):
+        for store in stores(handle.settings):
             asked = True
             for name in store.queues():
                 if queue not in (None, name):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +13,7 @@ from mainstay.config import Settings
 from mainstay.processes.ports import free_port
 from mainstay.testing.otlp import OtlpReceiver
 from mainstay.testing.servers import PostgreSQL, RabbitMQ, Redis
-from tests.services.data.platform import Platform, environment, write_manifest
+from tests.services.data.platform import Platform, environment, write_project
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +28,7 @@ def embedded_platform(
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("embedded")
     ports = [free_port() for _ in range(3)]
-    write_manifest(folder, ports)
+    write_project(folder, ports)
     env = environment(OTEL_EXPORTER_OTLP_ENDPOINT=telemetry.endpoint, OTEL_BSP_SCHEDULE_DELAY="200")
     platform = Platform(folder, ["dev", "--no-reload"], env, ports)
     yield platform.start()
@@ -46,7 +45,7 @@ def real_platform(
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("real")
     ports = [free_port() for _ in range(3)]
-    write_manifest(folder, ports)
+    write_project(folder, ports)
     secret = secrets.token_hex(32)
     rabbitmq.create_vhost("platform")
     env = environment(
@@ -82,8 +81,3 @@ def platform(request: pytest.FixtureRequest) -> Platform:
 def client(platform: Platform) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=platform.url, headers=platform.headers, timeout=30) as client:
         yield client
-
-
-@pytest.fixture
-def services_folder() -> Path:
-    return Path(__file__).parents[3] / "services"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import httpx
 
 from mainstay.testing.wait import eventually
 
-__all__ = ["Platform", "environment", "write_manifest"]
+__all__ = ["Platform", "environment", "write_project"]
 
 SERVICES = Path(__file__).parents[3] / "services"
 START_TIMEOUT_SECONDS = 90
@@ -34,13 +35,18 @@ def environment(**values: str) -> dict[str, str]:
     return kept | values
 
 
-def write_manifest(folder: Path, ports: Sequence[int]) -> None:
-    """Write the project's own manifest anew, with ports that are free."""
+def write_project(folder: Path, ports: Sequence[int]) -> None:
+    """Copy the service into *folder*, with the project's manifest on ports that are free."""
+    shutil.copytree(
+        SERVICES / "data",
+        folder / "services" / "data",
+        ignore=shutil.ignore_patterns("__pycache__", ".env"),
+    )
     api, worker, dataservice = ports
     folder.joinpath("mainstay.toml").write_text(
         f"""
 [service.data]
-path = "{SERVICES / "data"}"
+path = "services/data"
 database = true
 [service.data.process.api]
 kind = "http"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mainstay.processes.ports import free_port
-from tests.services.data.platform import environment, write_manifest
+from tests.services.data.platform import environment, write_project
 
 CANARY = "canary-5f2d"
 GOOD = {
@@ -77,7 +77,7 @@ BAD: dict[str, tuple[str, dict[str, str], list[str]]] = {
 
 
 def started(folder: Path, process: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    write_manifest(folder, [free_port() for _ in range(3)])
+    write_project(folder, [free_port() for _ in range(3)])
     return subprocess.run(
         [sys.executable, "-m", "mainstay", "run", process],
         cwd=folder,

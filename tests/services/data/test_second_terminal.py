@@ -1,0 +1,128 @@
+"""A second terminal beside `mainstay dev` finds the embedded servers by itself."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from mainstay import devfile
+from mainstay.testing.wait import eventually
+from tests.services.data.platform import API, Platform, environment
+from tests.services.data.test_processing import finished
+
+
+def printed(platform: Platform, *command: str) -> dict[str, Any]:
+    ended = platform.run(*command, "--json")
+    assert ended.returncode == 0, ended.stderr
+    document: dict[str, Any] = json.loads(ended.stdout)
+    return document
+
+
+def causes(platform: Platform, queue: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = printed(platform, "dead", "ls", "--queue", queue)["causes"]
+    return found
+
+
+@pytest.fixture
+def valkey(embedded_platform: Platform) -> redis.Redis:
+    told = devfile.find(embedded_platform.folder, "data")
+    return redis.Redis.from_url(told["REDIS_URL"])
+
+
+@pytest.fixture
+def address(embedded_platform: Platform) -> str:
+    return embedded_platform.url
+
+
+def test_messages_that_nobody_can_read_are_dead_letters_and_work_goes_on(
+    embedded_platform: Platform, valkey: redis.Redis, address: str
+) -> None:
+    with valkey:
+        valkey.lpush("data_tasks", b"{broken")
+        valkey.xadd("data_queue", {"body": b"{broken", "headers": b"{}", "id": b"broken-1"})
+
+    def buried() -> bool:
+        return bool(
+            causes(embedded_platform, "data_tasks") and causes(embedded_platform, "data_queue")
+        )
+
+    assert eventually(buried, timeout_seconds=30, every_seconds=0.3)
+    (cause,) = causes(embedded_platform, "data_queue")
+    assert (cause["kind"], cause["count"]) == ("call", 1)
+    assert cause["reason"].startswith("decode:")
+
+    shown = printed(embedded_platform, "dead", "show", cause["example_id"])
+    assert shown["body"] == "{broken"
+    for queue in ("data_queue", "data_tasks"):
+        example = causes(embedded_platform, queue)[0]["example_id"]
+        command = ("dead", "discard", "--all-like", example, "--queue", queue)
+        discarded = embedded_platform.run(*command)
+        assert discarded.returncode == 0, discarded.stderr
+        assert causes(embedded_platform, queue) == []
+
+    assert httpx.post(f"{address}{API}/data/process", json={"payload": 1}).status_code == 200
+
+
+def test_tasks_can_be_listed_and_shown(embedded_platform: Platform, address: str) -> None:
+    with httpx.Client(base_url=address) as client:
+        task_id = client.post(f"{API}/data/process-async", json={"payload": 1}).json()["task_id"]
+        finished(client, task_id)
+    listed = printed(embedded_platform, "tasks", "ls")
+    assert task_id in json.dumps(listed)
+    shown = printed(embedded_platform, "tasks", "show", task_id)
+    assert shown["state"] == "success"
+    unknown = embedded_platform.run("tasks", "show", "never-issued")
+    assert unknown.returncode == 1
+    assert "never-issued" in unknown.stderr
+
+
+def test_the_platform_is_asked_whether_it_is_well(embedded_platform: Platform) -> None:
+    told = printed(embedded_platform, "health")["processes"]
+    assert [each["process"] for each in told] == ["data.api", "data.worker", "data.dataservice"]
+    assert all(each["healthy"] for each in told)
+
+
+def test_the_schema_is_current(embedded_platform: Platform) -> None:
+    ended = embedded_platform.run("db", "check")
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_what_a_setting_is_and_where_it_came_from_is_shown_without_secrets(
+    embedded_platform: Platform,
+) -> None:
+    (service,) = printed(embedded_platform, "config")["services"]
+    settings = service["settings"]
+    assert settings["database_url"]["origin"].startswith("embedded")
+    assert "***" in settings["database_url"]["value"]
+    told = devfile.find(embedded_platform.folder, "data")
+    secrets = [value for name, value in told.items() if "SECRET" in name or "URL" in name]
+    text = json.dumps(service)
+    assert secrets
+    assert not [secret for secret in secrets if secret in text]
+
+
+def test_plain_celery_and_alembic_work_in_the_services_folder(
+    embedded_platform: Platform,
+) -> None:
+    programs = Path(sys.executable).parent
+    for command in (
+        ["celery", "-A", "data.worker:celery_app", "inspect", "ping", "--timeout", "5"],
+        ["alembic", "current"],
+    ):
+        ended = subprocess.run(
+            [programs / command[0], *command[1:]],
+            cwd=embedded_platform.folder / "services" / "data",
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stdout + ended.stderr

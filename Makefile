@@ -15,6 +15,8 @@ CODE := $(wildcard src tests services tools benchmarks)
 TRACKED := git ls-files -z --cached --others --exclude-standard 2>/dev/null
 # Arguments for pytest: make test ARGS='-k outbox'
 ARGS ?=
+# Most tests wait for servers, so more of them run at a time than there are cores.
+WORKERS ?= 4
 
 .PHONY: help
 help: ## Show this list
@@ -27,7 +29,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 .PHONY: test
 test: .environment-dev ## Run every test, with branch coverage
 	@tools/system_packages.sh
-	@$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --cov --cov-report=term $(ARGS)
 
 .PHONY: check
 check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test

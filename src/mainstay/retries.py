@@ -53,7 +53,7 @@ class Backoff:
         max_seconds: Where the ceiling stops growing.
     """
 
-    attempts: int = 20
+    attempts: int = 25
     initial_seconds: float = 0.5
     factor: float = 2.0
     max_seconds: float = 60.0

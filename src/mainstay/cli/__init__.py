@@ -7,7 +7,8 @@ that is light to import; what is heavy is imported when the command runs.
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -27,6 +28,25 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"mainstay {version('mainstay')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _command(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", help="Print the version.", callback=_print_version, is_eager=True
+        ),
+    ] = False,
+) -> None:
+    pass
+
 
 app.command("config")(config.config)
 app.add_typer(tasks.app, name="tasks")

@@ -19,7 +19,7 @@ from mainstay.config.fields import groups
 from mainstay.config.messages import did_you_mean
 from mainstay.errors import Misconfigured
 from mainstay.processes import manifest
-from mainstay.processes.manifest import ServiceSpec
+from mainstay.processes.manifest import NotDeclared, ServiceSpec
 
 __all__ = ["Subject", "config", "subjects"]
 
@@ -87,7 +87,8 @@ def subjects(name: str | None, start: Path | None = None) -> Iterator[Subject]:
     """Yield the service called *name*, or every service of the project, or what is here.
 
     Raises:
-        Misconfigured: There is no such service, or its settings class cannot be imported.
+        NotDeclared: There is no such service.
+        Misconfigured: Its settings class cannot be imported.
     """
     if name is None and not _is_project(start):
         here = Sources.here()
@@ -97,7 +98,7 @@ def subjects(name: str | None, start: Path | None = None) -> Iterator[Subject]:
     chosen = [each for each in project.services if name in (None, each.name)]
     if not chosen:
         known = ", ".join(each.name for each in project.services)
-        raise Misconfigured(f"{name!r} is no service of {project.path}; choose from: {known}")
+        raise NotDeclared(f"{name!r} is no service of {project.path}; choose from: {known}")
     for each in chosen:
         here = Sources.here()
         # The developer's environment wins over the manifest's, as it does for the processes.

@@ -29,6 +29,12 @@ Service = Annotated[
         "that has a database.",
     ),
 ]
+OneService = Annotated[
+    str | None,
+    typer.Option(
+        "--service", help="A service of mainstay.toml. Else the one whose folder you are in."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -49,7 +55,7 @@ def downgrade(
     revision: Annotated[
         str, typer.Argument(help="A revision; -1 is one step back, base is before all of them.")
     ] = "-1",
-    service: Service = None,
+    service: OneService = None,
 ) -> None:
     """Take one service's own tables back to an older schema. What the step drops is gone."""
     from mainstay.resources.sqlalchemy import migrate
@@ -70,7 +76,7 @@ def revision(
             help="Write the difference between models and database, or an empty migration.",
         ),
     ] = True,
-    service: Service = None,
+    service: OneService = None,
 ) -> None:
     """Write a new migration of one service."""
     from mainstay.resources.sqlalchemy import migrate

@@ -78,7 +78,7 @@ def ls(service: Service = None, queue: Queue = None, as_json: AsJson = False) ->
 
 @app.command("show")
 def show(
-    id: Annotated[str, typer.Argument(metavar="ID")],
+    id: Annotated[str, typer.Argument(metavar="ID", help="The id that `ls` tells.")],
     service: Service = None,
     queue: Queue = None,
     as_json: AsJson = False,

@@ -36,7 +36,7 @@ def dev(
 def run(
     processes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[PROCESS]...", help="data.api, api, or data; all when none."),
+        typer.Argument(metavar="PROCESS", help="data.api, api, or data; all when none."),
     ] = None,
 ) -> None:
     """Run processes of mainstay.toml against the servers that the environment names.

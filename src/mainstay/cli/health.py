@@ -32,7 +32,7 @@ class Verdict:
 def health(
     process: Annotated[
         str | None,
-        typer.Argument(metavar="[PROCESS]", help="data.api, api, or data; all when none."),
+        typer.Argument(metavar="PROCESS", help="data.api, api, or data; all when none."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:

@@ -25,6 +25,7 @@ from mainstay.http.headers import Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, TimedOut, problem_of, status_of
 from mainstay.http.routes import UNMATCHED, template_of
 from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
+from mainstay.idempotency import MAX_STORED_BYTES
 from mainstay.pipeline import Entry, Step
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ __all__ = ["BODY_LIMIT", "HttpEntry", "SocketEntry", "UnitOfWork"]
 
 BODY_LIMIT = "__mainstay_body_limit__"
 """The attribute of an endpoint that raises the limit of its body."""
-
-HELD_LIMIT_BYTES = 1_048_576
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
@@ -199,8 +198,9 @@ class HttpEntry(Entry[None], Timed):
     def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
         status = self.status
         level, msg, shown = "info", "request", None
-        # What it was answered as, where it was: a driver's error by our own name for it.
-        reason = self.failure or error
+        # What it was answered as, where it was: a driver's error by our own name for it, and a
+        # body that was refused by the reason, not by what the framework made of it.
+        reason = self._refusal or self.failure or error
         if reason is None:
             if status >= 500:
                 level = "warning"
@@ -395,10 +395,10 @@ class HttpEntry(Entry[None], Timed):
         start, *parts = held
         body = b"".join(part.get("body", b"") for part in parts)
         try:
-            if len(body) > HELD_LIMIT_BYTES:
+            if len(body) > MAX_STORED_BYTES:
                 raise RuntimeError(
                     f"the answer to a request with a key has {len(body)} bytes, and at most "
-                    f"{HELD_LIMIT_BYTES} are stored: answer with a link instead"
+                    f"{MAX_STORED_BYTES} are stored: answer with a link instead"
                 )
             await self.unit.settle(start["status"], start.get("headers", []), body)
         except Exception as error:  # noqa: BLE001 - nothing has left: a clean answer

@@ -43,10 +43,14 @@ def _uvicorn(process: ProcessSpec, target: str, host: str, grace_seconds: float)
     # The service's own logging has the output: uvicorn's configuration is one that changes
     # nothing, and one line per request is written by Mainstay. Who the client is behind a proxy
     # is decided by `trusted_proxies`, not by uvicorn's belief in any header.
+    # A lone uvicorn says of its start and its stop what the service's own lines say. One with
+    # several workers tells on the same level which of them has died.
+    quiet = () if (process.workers or 1) > 1 else ("--log-level", "warning")
     return (
         *("uvicorn", target, "--host", host, "--port", str(process.port)),
         *("--workers", str(process.workers or 1)),
         *("--log-config", str(files("mainstay.processes") / "uvicorn.json")),
+        *quiet,
         *("--no-access-log", "--no-server-header", "--no-proxy-headers"),
         *("--timeout-graceful-shutdown", str(max(1, round(grace_seconds)))),
     )

@@ -11,11 +11,21 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, get_args
+from typing import Any, ClassVar, Final, Literal, NoReturn, get_args
 
 from mainstay.errors import Misconfigured
 
-__all__ = ["FILE_NAME", "Kind", "Manifest", "ProcessSpec", "ServiceSpec", "find", "load", "parse"]
+__all__ = [
+    "FILE_NAME",
+    "Kind",
+    "Manifest",
+    "NotDeclared",
+    "ProcessSpec",
+    "ServiceSpec",
+    "find",
+    "load",
+    "parse",
+]
 
 FILE_NAME: Final = "mainstay.toml"
 Kind = Literal["http", "tasks", "rpc", "events", "loop", "relay", "beat"]
@@ -25,6 +35,12 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*_")
+
+
+class NotDeclared(Misconfigured):
+    """A command names a process or a service that the manifest does not: wrong usage, exit 2."""
+
+    exit_code: ClassVar[int] = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +124,7 @@ class Manifest:
         service has one of that name.
 
         Raises:
-            Misconfigured: A name fits no process, or several.
+            NotDeclared: A name fits no process, or several.
         """
         wanted = list(names)
         if not wanted:
@@ -125,7 +141,7 @@ class Manifest:
             return found
         known = ", ".join(each.full_name for each in found or self.processes)
         problem = "is the name of several processes" if found else "is no process or service"
-        raise Misconfigured(f"{name!r} {problem} of {self.path}; choose from: {known}")
+        raise NotDeclared(f"{name!r} {problem} of {self.path}; choose from: {known}")
 
 
 def find(start: Path | None = None) -> Path:

@@ -10,9 +10,11 @@ servers answer a failed import with codes and tracebacks of their own.
 
 from __future__ import annotations
 
+import importlib
 import runpy
 import sys
 from importlib import import_module
+from types import TracebackType
 from typing import Any
 
 from mainstay.errors import Misconfigured
@@ -33,6 +35,11 @@ def main(arguments: list[str]) -> int:
     except Misconfigured as refusal:
         sys.stderr.write(f"{refusal}\n")
         return Misconfigured.exit_code
+    except Exception as error:  # noqa: BLE001 - nobody else is left to tell it
+        # By the hook: it is the service's, which writes it as a line of its log, once there is one.
+        error.__traceback__ = _without_the_way_there(error.__traceback__)
+        sys.excepthook(type(error), error, error.__traceback__)
+        return 1
     return 0
 
 
@@ -55,6 +62,17 @@ def _import(target: str) -> Any:
             )
         found = getattr(found, name)
     return found
+
+
+def _without_the_way_there(stack: TracebackType | None) -> TracebackType | None:
+    """Return *stack* from the service's own code on: how it was imported helps nobody."""
+    ours = (__file__, importlib.__file__)
+    while stack is not None:
+        file = stack.tb_frame.f_code.co_filename
+        if file not in ours and not file.startswith("<frozen "):
+            break
+        stack = stack.tb_next
+    return stack
 
 
 if __name__ == "__main__":

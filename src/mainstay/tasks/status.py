@@ -91,11 +91,13 @@ class TaskStatus:
 def is_newer(new: TaskStatus, old: TaskStatus) -> bool:
     """May *new* take the place of *old*?
 
-    Only what comes later in the life of a task may. A life ends with success; what has failed or
-    was revoked lives again when it is sent, or put back and begun, anew.
+    Only what comes later in the life of a task may. A life ends with success; what has failed
+    lives again when it is sent, or put back and begun, anew; what was revoked only when it is sent
+    anew, because its message may still be on its way.
     """
     if old.state.is_final:
-        return old.state is not State.SUCCESS and new.state in (State.WAITING, State.STARTED)
+        again = {State.FAILURE: (State.WAITING, State.STARTED), State.REVOKED: (State.WAITING,)}
+        return new.state in again.get(old.state, ())
     if new.state.is_final:
         return True
     if new.attempts != old.attempts:

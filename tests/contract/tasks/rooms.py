@@ -209,11 +209,8 @@ class Worker:
         return found
 
     def ready(self) -> Worker:
-        def up() -> bool:
-            assert self.process.poll() is None, self.log.read_text()[-4000:]
-            return bool(self.lines("startup_success"))
-
-        eventually(up, timeout_seconds=30.0)
+        eventually(lambda: self.lines("startup_success") or not self.is_running, timeout_seconds=30)
+        assert self.is_running, self.log.read_text()[-4000:]
         return self
 
     @property

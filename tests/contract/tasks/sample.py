@@ -128,7 +128,8 @@ PLAIN: dict[str, Callable[..., Any]] = {
 service = Service(Settings, Database())
 celery_app = create_celery_app(service)
 
-for _each in (*PLAIN.values(), kill_first, kill_always, sleep, hungry, engine_id):
+_more: tuple[Callable[..., Any], ...] = (kill_first, kill_always, sleep, hungry, engine_id)
+for _each in (*PLAIN.values(), *_more):
     celery_app.task(_each, name=_each.__name__, backoff=BACKOFF)
 celery_app.task(sleep, name="sleep_limited", time_limit=3, soft_time_limit=1)
 celery_app.task(stubborn, name="stubborn", time_limit=2, soft_time_limit=1)

@@ -159,15 +159,13 @@ def test_counts_are_right_after_children_died(working_room: CeleryRoom) -> None:
 
 
 def test_queues_are_measured(working_room: CeleryRoom) -> None:
-    worker = worker_of(working_room)
+    worker, queue = worker_of(working_room), working_room.queue
+    working_room.letter(working_room.send("broken", "x"))
+    dead = len(working_room.dead())
     eventually(
-        lambda: (
-            "mainstay_queue_messages" in worker.get("/metrics")[1]
-            and worker.metric("mainstay_dead_letters", queue=working_room.queue)
-            == len(working_room.dead())
-        ),
-        timeout_seconds=15,
+        lambda: worker.metric("mainstay_dead_letters", queue=queue) == dead, timeout_seconds=15
     )
+    assert f'mainstay_queue_messages{{queue="{queue}",state="ready"}}' in worker.get("/metrics")[1]
 
 
 def test_what_is_due_much_later_is_refused(working_room: CeleryRoom) -> None:

@@ -67,9 +67,9 @@ def test_a_manifest_that_does_not_fit_is_exit_code_78(project: Project) -> None:
     assert said.startswith(f"mainstay: {project.manifest}: [service.data] port is not known")
 
 
-def test_a_process_that_is_not_declared_is_exit_code_78(project: Project) -> None:
+def test_a_process_that_is_not_declared_is_usage(project: Project) -> None:
     code, said = project.do("run", "wrong")
-    assert code == 78
+    assert code == 2
     assert "choose from: data.api, books.api" in said
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 
@@ -48,6 +49,11 @@ def test_help_names_the_commands_and_is_good() -> None:
     assert done.returncode == 0
     assert "dev" in done.stdout
     assert "run" in done.stdout
+
+
+def test_the_version_is_told() -> None:
+    done = command("--version")
+    assert (done.returncode, done.stdout) == (0, f"mainstay {version('mainstay')}\n")
 
 
 def test_an_unknown_command_is_usage() -> None:

@@ -31,6 +31,13 @@ def test_an_http_process_is_served_by_uvicorn_and_logs_as_the_service_does() -> 
     assert configuration == {"version": 1, "incremental": True}
 
 
+def test_a_lone_uvicorn_leaves_the_word_to_the_service() -> None:
+    text = " ".join(line(kind="http", target="data.api:app", port=8000))
+    assert "--log-level warning" in text
+    several = line(kind="http", target="data.api:app", port=8000, workers=2)
+    assert "--log-level" not in several
+
+
 def test_a_wsgi_application_is_served_by_granian() -> None:
     found = line(kind="http", target="books.api:app", port=8001, server="granian")
     assert found[5:9] == ("granian", "books.api:app", "--interface", "wsgi")

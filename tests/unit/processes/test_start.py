@@ -80,8 +80,29 @@ def test_a_target_that_is_not_there_is_bad_configuration(
     assert "Traceback" not in done.stderr
 
 
-def test_a_module_that_cannot_import_something_shows_where(folder: Path) -> None:
+def test_a_module_that_cannot_import_something_shows_where_and_no_more(folder: Path) -> None:
     done = begin(folder, "broken:app")
     assert done.returncode == 1
-    assert "Traceback" in done.stderr
-    assert "not_there_at_all" in done.stderr
+    first, second, *_ = done.stderr.splitlines()
+    assert first.startswith("Traceback")
+    assert "broken.py" in second
+    assert done.stderr.endswith("No module named 'not_there_at_all'\n")
+
+
+def test_a_module_that_is_no_python_shows_the_place(folder: Path) -> None:
+    (folder / "slip.py").write_text("def slip(:\n    pass\n")
+    done = begin(folder, "slip:app")
+    assert done.returncode == 1
+    assert "slip.py" in done.stderr.splitlines()[0]
+    assert done.stderr.endswith("SyntaxError: invalid syntax\n")
+
+
+def test_what_a_function_raises_goes_where_the_service_logs(folder: Path) -> None:
+    (folder / "crashing.py").write_text(
+        "import sys\n"
+        "def serve():\n"
+        "    sys.excepthook = lambda kind, error, stack: print('logged', error, stack.tb_lineno)\n"
+        "    raise ValueError('too much')\n"
+    )
+    done = begin(folder, "crashing:serve")
+    assert (done.returncode, done.stdout, done.stderr) == (1, "logged too much 4\n", "")

@@ -12,6 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 
 from mainstay.config import Settings
 from mainstay.http import asgi
+from mainstay.http.connections import limit_connections
 from mainstay.http.draining import drain_on_sigterm
 from mainstay.http.fastapi import docs, errors, routes
 from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
@@ -133,6 +134,7 @@ def _lifespan(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         settings = service.settings
+        connections = limit_connections()
         draining = drain_on_sigterm(
             service.lifecycle,
             delay_seconds=settings.drain_delay_seconds,
@@ -140,7 +142,7 @@ def _lifespan(
         )
         try:
             async with nullcontext() if author is None else author(app) as state:
-                with draining:
+                with connections, draining:
                     service.start(process)
                     yield state or {}
                     service.lifecycle.drain()

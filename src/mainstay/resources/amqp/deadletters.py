@@ -71,11 +71,10 @@ class AmqpDeadLetters:
         self._known = tuple(known)
 
     def queues(self) -> list[str]:
-        names = self._listed()
-        if names is not None:
-            return sorted(names)
+        # Who is empty is asked of the queue itself: the management API is seconds behind.
+        names = set(self._listed()) | set(self._known)
         with connect(self._url) as connection:
-            return sorted(name for name in set(self._known) if _length(connection, name))
+            return sorted(name for name in names if _length(connection, name))
 
     def letters(self, queue: str) -> Iterator[DeadLetter]:
         # Messages that are looked at stay unacknowledged, so each is seen once; closing the
@@ -120,9 +119,9 @@ class AmqpDeadLetters:
                 return count
         return count
 
-    def _listed(self) -> list[str] | None:
+    def _listed(self) -> list[str]:
         if self._management_url is None:
-            return None
+            return []
         parts = urllib.parse.urlsplit(self._url)
         vhost = urllib.parse.quote(urllib.parse.unquote(parts.path[1:]) or "/", safe="")
         management = urllib.parse.urlsplit(self._management_url)
@@ -131,19 +130,15 @@ class AmqpDeadLetters:
         password = urllib.parse.unquote(who.password or "guest")
         address = management._replace(netloc=management.netloc.rpartition("@")[2]).geturl()
         request = urllib.request.Request(  # noqa: S310 - the scheme was checked with the settings
-            f"{address.rstrip('/')}/api/queues/{vhost}?columns=name,messages",
+            f"{address.rstrip('/')}/api/queues/{vhost}?columns=name",
             headers={"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"},
         )
         try:
             with urllib.request.urlopen(request, timeout=_MANAGEMENT_TIMEOUT_SECONDS) as response:  # noqa: S310 - likewise
                 rows = json.load(response)
         except (OSError, ValueError):
-            return None  # the known names still answer
-        return [
-            row["name"].removesuffix(SUFFIX)
-            for row in rows
-            if row["name"].endswith(SUFFIX) and row.get("messages")
-        ]
+            return []  # the known names still answer
+        return [row["name"].removesuffix(SUFFIX) for row in rows if row["name"].endswith(SUFFIX)]
 
 
 def _length(connection: amqp.Connection, queue: str) -> int:
@@ -152,6 +147,7 @@ def _length(connection: amqp.Connection, queue: str) -> int:
         declared = channel.queue_declare(dead_letters_of(queue), passive=True)
     except amqp.NotFound:
         return 0
+    channel.close()
     return int(declared.message_count)
 
 

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import celery
 from celery.app import backends
@@ -151,6 +151,14 @@ class App(celery.Celery):
             packages = list(modules)
             self.autodiscover_tasks(packages, related_name="tasks")
             self.autodiscover_tasks(packages, related_name=None)
+
+    if TYPE_CHECKING:  # Celery's own is without types
+
+        @overload
+        def task(self, function: Callable[..., Any], /, **options: Any) -> Task: ...
+        @overload
+        def task(self, /, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
+        def task(self, /, *args: Any, **options: Any) -> Any: ...
 
     # --- asked by people -------------------------------------------------------------------
 

@@ -117,7 +117,9 @@ class TaskEntry(Entry[Any]):
     def _do(self) -> Any:
         task, reports = self._task, self._task.app.reports
         try:
-            reports.started(task, self._attempt)
+            if not reports.started(task, self._attempt):
+                # Workers forget what was called off when they restart; its status does not.
+                raise Ignore("called off")
             result = self._run()
         except (Retry, Ignore, Reject):
             raise

@@ -60,13 +60,13 @@ class Reports:
         """The broker did not take it, for certain."""
         self._tell(TaskStatus(id=id, state=State.FAILURE, error=_told(error)))
 
-    def started(self, task: Task, attempt: int) -> None:
-        """A worker begins the task."""
+    def started(self, task: Task, attempt: int) -> bool:
+        """A worker is about to begin the task; says whether it may: nobody has called it off."""
         store = self.store
         if store is None or not task.track_status:
-            return
+            return True
         context = contexts.current()
-        store.record(
+        kept = store.record(
             TaskStatus(
                 id=task.request.id,
                 name=task.name,
@@ -75,6 +75,10 @@ class Reports:
                 correlation_id="" if context is None else context.correlation_id,
             )
         )
+        if kept:
+            return True
+        status = store.find(task.request.id)
+        return status is None or status.state is not State.REVOKED
 
     def progress(self, task: Task, told: dict[str, Any]) -> None:
         """The task tells how far it is."""

@@ -50,7 +50,8 @@ local new, attempt = ARGV[2], tonumber(ARGV[3])
 if old then
   tries = tonumber(tries) or 0
   if final[old] then
-    if old == 'success' or (new ~= 'waiting' and new ~= 'started') then return 0 end
+    local again = new == 'waiting' or (new == 'started' and old == 'failure')
+    if old == 'success' or not again then return 0 end
     redis.call('HDEL', KEYS[1], 'result', 'error')
   elseif not final[new] then
     if attempt < tries then return 0 end
@@ -122,7 +123,11 @@ class DatabaseStatuses:
                     correlation_id=correlation_id,
                     session=session,
                 )
-                return start() or (rows.reopened(id, session=session) and start())
+                if start():
+                    return True
+                kept = rows.get(id)
+                failed = kept is not None and kept.state.value == State.FAILURE
+                return failed and rows.reopened(id, session=session) and start()
             case State.PROGRESS:
                 return rows.progress(id, dict(status.meta), session=session)
             case State.RETRYING:

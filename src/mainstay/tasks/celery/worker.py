@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import billiard.util
 from celery import signals
 from celery.apps import worker as celery_worker
+from celery.utils.nodenames import NODENAME_DEFAULT
 from celery.worker import state as worker_state
 
 from mainstay import forks
@@ -98,6 +99,11 @@ class WorkerSide:
         if instance is not None and instance.app is self._app:
             self._app.service.logs.install()
             _speak_in_lines(instance)
+            name, _at, host = instance.hostname.partition("@")
+            if name == NODENAME_DEFAULT:
+                # RabbitMQ gives the queue of a name's remote control to one worker alone, so two
+                # of one name on a machine would keep each other out.
+                instance.hostname = f"{self._app.service.name}-{os.getpid()}@{host}"
 
     def _on_init(self, sender: Any = None, **_: Any) -> None:
         if sender is None or sender.app is not self._app:

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mainstay.tasks.celery.guard import Limits, Surprise, depth_of, surprise
+
+LIMITS = Limits(body_bytes=10_000)
+
+
+def message(body: Any = None, **headers: Any) -> Any:
+    text = json.dumps([[], {}, {}]) if body is None else body
+    sound = {"task": "add", "id": "1"}
+    return SimpleNamespace(
+        headers={**sound, **headers}, body=text.encode(), payload=json.loads(text)
+    )
+
+
+def test_a_sound_message_is_no_surprise() -> None:
+    soon = (datetime.now(UTC) + timedelta(minutes=5)).isoformat()
+    sound = message(eta=soon, expires=soon, retries=2, timelimit=[10, 5.5], stamped_headers=["a"])
+    assert surprise(sound, LIMITS) is None
+
+
+def test_a_message_that_came_back_too_often_is_one() -> None:
+    found = surprise(message(**{"x-delivery-count": 5}), LIMITS)
+    assert found is not None
+    assert found.reason == "delivery-limit"
+    assert surprise(message(**{"x-delivery-count": 4}), LIMITS) is None
+
+
+def test_a_decoder_may_raise_anything() -> None:
+    class Broken:
+        headers: ClassVar[dict[str, str]] = {"task": "add", "id": "1"}
+        body = b"x"
+
+        @property
+        def payload(self) -> object:
+            raise RecursionError
+
+    found = surprise(Broken(), LIMITS)
+    assert found == Surprise("decode:RecursionError", "")
+
+
+def test_depth_is_counted_and_bounded() -> None:
+    assert depth_of(1) == 0
+    assert depth_of([{"a": [1]}, 2]) == 3
+    assert depth_of([[[]]], 2) is None
+
+
+headers = st.dictionaries(
+    st.sampled_from(
+        [
+            "task",
+            "id",
+            "eta",
+            "expires",
+            "timelimit",
+            "retries",
+            "stamps",
+            "stamped_headers",
+            "group",
+            "shadow",
+            "root_id",
+            "x-delivery-count",
+        ]
+    ),
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.datetimes(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+        max_leaves=4,
+    ),
+)
+bodies = st.recursive(
+    st.none() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=3),
+)
+
+
+@given(headers, bodies)
+def test_whatever_comes_is_sound_or_a_reason(made: dict[str, Any], body: Any) -> None:
+    came = SimpleNamespace(headers=made, body=b"x", payload=body)
+    found = surprise(came, LIMITS)
+    assert found is None or found.reason.partition(":")[0] in {
+        "malformed",
+        "expired",
+        "delivery-limit",
+        "too-deep",
+    }

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mainstay.config import Settings
+from mainstay.errors import Misconfigured
+from mainstay.tasks.celery import App, TaskQueue, create_celery_app, get_celery_app
+from mainstay.tasks.celery.profiles import refusals, result_backend, soft_limit
+
+AMQP, REDIS = "amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"
+
+
+def app_for(url: str, **settings: Any) -> App:
+    return create_celery_app(Settings(env="test", celery_broker_url=url, **settings))
+
+
+@pytest.mark.parametrize("url", [AMQP, REDIS])
+@pytest.mark.parametrize("profile", ["redeliver", "dead-letter"])
+def test_what_we_set_ourselves_is_not_refused(url: str, profile: str) -> None:
+    app = app_for(url, celery_task_profile=profile)
+    assert refusals(app.conf, app.task_queues) == []
+    assert app.conf.task_acks_late is True
+    assert app.conf.task_acks_on_failure is False
+    assert app.conf.task_reject_on_worker_lost is (profile == "redeliver")
+    assert app.conf.task_soft_time_limit < app.conf.task_time_limit
+
+
+@pytest.mark.parametrize(
+    ("url", "change", "said"),
+    [
+        (REDIS, {"task_acks_late": False}, "CELERY_TASK_ACKS_LATE"),
+        (REDIS, {"task_acks_on_failure": True, "task_reject_on_worker_lost": False}, "profile"),
+        (REDIS, {"task_time_limit": None}, "CELERY_TASK_TIME_LIMIT"),
+        (REDIS, {"task_soft_time_limit": 300}, "lower the soft one"),
+        (REDIS, {"accept_content": ["json", "pickle"]}, "pickle"),
+        (REDIS, {"result_backend": "rpc://"}, "CELERY_RESULT_BACKEND"),
+        (REDIS, {"broker_transport": "redis"}, "broker_transport"),
+        (AMQP, {"task_time_limit": 1800, "task_soft_time_limit": 1700}, "consumer_timeout"),
+        (AMQP, {"broker_transport_options": {}}, "confirm_publish"),
+    ],
+)
+def test_what_loses_or_doubles_work_is_refused_with_what_to_change(
+    url: str, change: dict[str, Any], said: str
+) -> None:
+    app = app_for(url)
+    app.conf.update(change)
+    assert any(said in problem for problem in refusals(app.conf, app.task_queues))
+
+
+def test_a_classic_queue_needs_a_reason() -> None:
+    assert TaskQueue(name="q", kind="classic").problems()
+    assert (
+        TaskQueue(name="q", kind="classic", classic_because="priorities", max_priority=9).problems()
+        == []
+    )
+    with pytest.raises(Misconfigured, match="classic_because"):
+        TaskQueue(name="q", kind="classic").declared("amqp")
+
+
+def test_a_queue_has_its_dead_letters_and_its_limits() -> None:
+    queue: Any = TaskQueue(name="q", ttl_seconds=1.5, max_length=10).declared("amqp")
+    assert queue.exchange.type == "topic"
+    assert queue.queue_arguments["x-queue-type"] == "quorum"
+    assert queue.queue_arguments["x-dead-letter-routing-key"] == "q_dlq"
+    assert queue.queue_arguments["x-overflow"] == "reject-publish"
+    assert queue.queue_arguments["x-message-ttl"] == 1500
+    assert queue.queue_arguments["x-delivery-limit"] > 5
+    assert queue.dead.name == "q_dlq"
+
+
+def test_a_queue_that_nobody_declared_is_made_as_the_others() -> None:
+    app = app_for(AMQP)
+    assert app.amqp.queues["gpu"].queue_arguments["x-dead-letter-exchange"] == "gpu_dlx"
+
+
+def test_results_are_spelt_as_celery_spells_them() -> None:
+    def spelt(url: str | None) -> str:
+        return result_backend(Settings(env="test", celery_result_backend=url))
+
+    assert spelt(None) == "disabled://"
+    assert spelt("redis://h/1") == "redis://h/1"
+    assert spelt("postgresql://u:p@h/d").startswith("db+postgresql+psycopg://")
+
+
+def test_a_soft_limit_leaves_time_to_say_why() -> None:
+    assert soft_limit(300) == 290
+    assert soft_limit(10) == 9
+
+
+def nothing() -> None: ...
+
+
+def test_options_of_a_task_are_checked_when_it_is_made() -> None:
+    app = app_for(REDIS)
+    with pytest.raises(Misconfigured, match="session"):
+        app.task(nothing, name="a", once=True, lazy=False)
+    with pytest.raises(Misconfigured, match="unknown"):
+        app.task(nothing, name="b", profile="hope", lazy=False)
+    task = app.task(nothing, name="c", profile="dead-letter", time_limit=10, lazy=False)
+    assert task.reject_on_worker_lost is False
+    assert task.soft_time_limit == 9
+
+
+def test_the_session_is_no_argument_of_the_sender() -> None:
+    app = app_for("memory://", celery_task_always_eager=False)
+
+    @app.task
+    def store(key: str, *, session: Any) -> None: ...
+
+    with pytest.raises(TypeError):
+        store.delay()
+    assert store.delay("k").id
+
+
+def test_the_application_of_a_service_is_found_again() -> None:
+    app = app_for(REDIS)
+    assert get_celery_app(app.service) is app
+    with pytest.raises(Misconfigured, match="create_celery_app"):
+        get_celery_app(object())
+
+
+def test_importing_reads_no_settings() -> None:
+    class Needy(Settings):
+        must: str
+
+    app = create_celery_app(Needy)
+
+    @app.task
+    def later() -> None: ...
+
+    with pytest.raises(Misconfigured):
+        _ = app.conf.broker_url

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from mainstay.tasks.status import State, TaskStatus, is_newer
+
+
+def at(state: State, attempts: int = 1) -> TaskStatus:
+    return TaskStatus(id="x", state=state, attempts=attempts)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (at(State.WAITING, 0), at(State.STARTED)),
+        (at(State.STARTED), at(State.PROGRESS)),
+        (at(State.PROGRESS), at(State.PROGRESS)),
+        (at(State.STARTED), at(State.RETRYING)),
+        (at(State.RETRYING), at(State.STARTED, 2)),
+        (at(State.STARTED, 2), at(State.SUCCESS)),
+        (at(State.WAITING, 0), at(State.REVOKED)),
+        (at(State.FAILURE), at(State.WAITING)),
+        (at(State.FAILURE), at(State.STARTED)),
+        (at(State.REVOKED), at(State.WAITING)),
+    ],
+)
+def test_a_life_goes_on(old: TaskStatus, new: TaskStatus) -> None:
+    assert is_newer(new, old)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (at(State.STARTED), at(State.WAITING, 0)),
+        (at(State.STARTED), at(State.STARTED)),
+        (at(State.PROGRESS), at(State.STARTED)),
+        (at(State.STARTED, 2), at(State.RETRYING, 1)),
+        (at(State.SUCCESS), at(State.STARTED, 5)),
+        (at(State.SUCCESS), at(State.FAILURE)),
+        (at(State.SUCCESS), at(State.WAITING)),
+        (at(State.REVOKED), at(State.STARTED)),
+        (at(State.FAILURE), at(State.SUCCESS)),
+    ],
+)
+def test_a_life_never_goes_back(old: TaskStatus, new: TaskStatus) -> None:
+    assert not is_newer(new, old)

@@ -15,9 +15,9 @@ from data.schemas import Log, Metrics, ProcessIn, ProcessOut, Record
 from data.service import calls, service
 from data.worker import celery_app
 from data.worker import process as process_task
-from mainstay.errors import NotFound, RemoteFailure
+from mainstay.errors import NotConnected, NotFound, Refuse, RemoteFailure
 from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent, work
-from mainstay.tasks import State
+from mainstay.tasks import State, TaskStatus
 
 settings = service.settings
 API = f"/{settings.api_primary_path}"
@@ -70,7 +70,13 @@ async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> Pr
     )
     # The record first: a worker may be quicker than this request.
     await w.commit()
-    task_id = await w.send(process_task, body.payload, body.description)
+    try:
+        task_id = await w.send(process_task, body.payload, body.description)
+    except (Refuse, NotConnected):
+        # Certainly not sent: no record is to wait for it.
+        await w.session.execute(queries.delete_record(w.id))
+        await w.commit()
+        raise
     response.headers["Location"] = f"{API}/data/process-async/{task_id}"
     return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
 
@@ -81,20 +87,16 @@ async def task_status(task_id: str) -> ProcessOut:
     status = await celery_app.astatus(task_id)
     if status is None:
         raise NotFound(f"no task was ever given the id {task_id!r}")
-    if status.state is State.SUCCESS:
-        outcome = status.result
-    elif status.state.is_final:
-        error = status.error or {"type": status.state.value, "detail": ""}
-        outcome = operations.failure(error["type"], error["detail"])
-    else:
-        return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
+    outcome = outcome_of(status)
     return ProcessOut(task_id=task_id, task_status=queries.status_of(outcome), outcome=outcome)
 
 
 @router.get("/database/records", tags=["database"])
 async def records(page: Annotated[Page, Depends()], w: PlainWork) -> Rows[Record]:
     """List the records, newest first."""
-    return await _rows(w, page, queries.records(), DataProcessingRecord, Record.model_validate)
+    rows = await _rows(w, page, queries.records(), DataProcessingRecord, Record.model_validate)
+    await settle(rows.items)
+    return rows
 
 
 @router.get("/database/records/{task_id}", tags=["database"])
@@ -103,7 +105,9 @@ async def record(task_id: str, w: PlainWork) -> Record:
     found = await w.session.scalar(queries.record(task_id))
     if found is None:
         raise NotFound(f"there is no record {task_id!r}")
-    return Record.model_validate(found)
+    shown = Record.model_validate(found)
+    await settle([shown])
+    return shown
 
 
 @router.delete("/database/records/{task_id}", status_code=204, tags=["database"])
@@ -135,6 +139,26 @@ async def metrics() -> Metrics:
             "rpc": await calls.statistics.asnapshot(),
         }
     )
+
+
+async def settle(records: list[Record]) -> None:
+    """Tell of tasks that died before they could write what became of them."""
+    waiting = {each.task_id: each for each in records if each.task_status == queries.PROCESSING}
+    for task_id, status in (await celery_app.astatuses([*filter(None, waiting)])).items():
+        record = waiting[task_id]
+        record.outcome = outcome_of(status)
+        record.task_status = queries.status_of(record.outcome)
+
+
+def outcome_of(status: TaskStatus) -> dict[str, Any] | None:
+    """Return what came out of a task; ``None`` while it goes on."""
+    if not status.state.is_final:
+        return None
+    if status.state is State.SUCCESS:
+        outcome: dict[str, Any] = status.result
+        return outcome
+    error = status.error or {"type": status.state.value, "detail": ""}
+    return operations.failure(error["type"], error["detail"])
 
 
 async def _rows(

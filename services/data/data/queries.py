@@ -12,16 +12,21 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.dml import ReturningDelete
 
 from data.models import DataProcessingRecord, TaskLog
+from data.schemas import Status
 from mainstay.errors import NotFound
 from mainstay.http.pages import not_a_cursor
 
-PROCESSING, SUCCESS, FAILURE = "Processing", "Success", "Failure"
+PROCESSING: Status = "Processing"
+SUCCESS: Status = "Success"
+FAILURE: Status = "Failure"
 
 Row = TypeVar("Row", DataProcessingRecord, TaskLog)
 
 
-def status_of(outcome: dict[str, Any]) -> str:
-    """Return the status that an outcome means."""
+def status_of(outcome: dict[str, Any] | None) -> Status:
+    """Return the status that an outcome means; without one, the work goes on."""
+    if outcome is None:
+        return PROCESSING
     return SUCCESS if outcome["status"] == "success" else FAILURE
 
 

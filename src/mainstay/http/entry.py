@@ -36,6 +36,9 @@ __all__ = ["BODY_LIMIT", "HttpEntry", "SocketEntry", "UnitOfWork"]
 BODY_LIMIT = "__mainstay_body_limit__"
 """The attribute of an endpoint that raises the limit of its body."""
 
+PIECE_BYTES = 65_536
+"""What a client takes at a time of a long body, so that one who does not read holds no more."""
+
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
 _NOTHING_FROM_OUTSIDE = (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'")
@@ -383,7 +386,7 @@ class HttpEntry(Entry[None], Timed):
         elif self._held is not None:
             await self._hold(message)
             return
-        await self._send(self._prepared(message))
+        await self.pass_on(message)
 
     async def _hold(self, message: Message) -> None:
         held = self._held
@@ -410,7 +413,16 @@ class HttpEntry(Entry[None], Timed):
 
     async def pass_on(self, message: Message) -> None:
         """Send a message with what every answer's header carries."""
-        await self._send(self._prepared(message))
+        message = self._prepared(message)
+        body = message.get("body", b"")
+        if len(body) > PIECE_BYTES:
+            # The server waits between two messages, not within one, while nobody reads.
+            *firsts, last = range(0, len(body), PIECE_BYTES)
+            for at in firsts:
+                piece = body[at : at + PIECE_BYTES]
+                await self._send({**message, "body": piece, "more_body": True})
+            message = {**message, "body": body[last:]}
+        await self._send(message)
 
     def _prepared(self, message: Message) -> Message:
         if message["type"] == "http.response.start":

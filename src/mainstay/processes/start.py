@@ -11,6 +11,7 @@ servers answer a failed import with codes and tracebacks of their own.
 from __future__ import annotations
 
 import importlib
+import os
 import runpy
 import sys
 from importlib import import_module
@@ -19,14 +20,20 @@ from typing import Any
 
 from mainstay.errors import Misconfigured
 
-__all__ = ["main"]
+__all__ = ["NOT_IMPORTED", "main"]
+
+NOT_IMPORTED = 70
+"""The exit code under ``mainstay dev`` when the service's code cannot be imported: that fails
+again until the code is another. (``EX_SOFTWARE`` of sysexits.h.)"""
 
 
 def main(arguments: list[str]) -> int:
     """Start what *arguments* name and return the exit code."""
     target, *rest = arguments
+    failed = NOT_IMPORTED if "MAINSTAY_RUN" in os.environ else 1
     try:
         found = _import(target)
+        failed = 1
         if rest[:1] != ["--"]:
             sys.argv = [target, *rest]
             return int(found() or 0)
@@ -39,7 +46,7 @@ def main(arguments: list[str]) -> int:
         # By the hook: it is the service's, which writes it as a line of its log, once there is one.
         error.__traceback__ = _without_the_way_there(error.__traceback__)
         sys.excepthook(type(error), error, error.__traceback__)
-        return 1
+        return failed
     return 0
 
 

@@ -20,6 +20,7 @@ from queue import Empty, SimpleQueue
 from mainstay.errors import Misconfigured
 from mainstay.processes.leash import Leash
 from mainstay.processes.output import Output
+from mainstay.processes.start import NOT_IMPORTED
 
 __all__ = ["Launch", "Supervisor", "backoff_seconds", "describe_end"]
 
@@ -98,7 +99,8 @@ class Supervisor:
         note: Told in a line of text what happens.
         output: Takes the processes' lines; without one they write where this process writes.
         waits_for_change: A process that refuses its configuration (exit code 78) waits for
-            `restart`. Else it stops everything, and its code is returned.
+            `restart`, and so does one that cannot be imported. Else the first stops everything,
+            and its code is returned, and the second is started again as whatever ends is.
     """
 
     def __init__(
@@ -155,7 +157,7 @@ class Supervisor:
 
     @property
     def refused(self) -> set[str]:
-        """The processes that refuse their configuration, and so do not run."""
+        """The processes that wait for a change, and so do not run."""
         return {name for name, child in self._children.items() if child.refused}
 
     @property
@@ -222,10 +224,10 @@ class Supervisor:
         self._bury(child)
         if child.asked_to_stop:
             return
-        if process.returncode == Misconfigured.exit_code:
+        if why := self._refusal(process.returncode):
             child.refused = True
             then = "it starts again when a file changes" if self._waits_for_change else "stopping"
-            self._note(f"{name} refuses its configuration, as its lines above say; {then}")
+            self._note(f"{name} {why}, as its lines above say; {then}")
             return
         if time.monotonic() - child.started_at >= STEADY_SECONDS:
             child.failures = 0
@@ -233,6 +235,13 @@ class Supervisor:
         child.failures += 1
         child.due_at = time.monotonic() + pause
         self._note(f"{name} {describe_end(process.returncode)}; starting it again in {pause:g} s")
+
+    def _refusal(self, code: int) -> str | None:
+        if code == Misconfigured.exit_code:
+            return "refuses its configuration"
+        if code == NOT_IMPORTED and self._waits_for_change:
+            return "cannot be imported"
+        return None
 
     def _start_due(self) -> None:
         now = time.monotonic()

@@ -8,30 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Protocol
+
+from mainstay.taskstates import State
 
 __all__ = ["State", "StatusStore", "TaskStatus", "is_newer"]
 
 
-class State(StrEnum):
-    """Where a task is; an id that was never issued has no state at all."""
-
-    WAITING = "waiting"
-    STARTED = "started"
-    PROGRESS = "progress"
-    RETRYING = "retrying"
-    SUCCESS = "success"
-    FAILURE = "failure"
-    REVOKED = "revoked"
-
-    @property
-    def is_final(self) -> bool:
-        """Will it stay so, unless somebody retries the task by hand?"""
-        return self in _FINAL
-
-
-_FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})
 # Within one attempt; a later attempt comes after all of an earlier one.
 _ORDER = {
     State.WAITING: 0,

@@ -6,27 +6,28 @@ import pytest
 
 from mainstay.errors import Invalid
 from mainstay.resources.sqlalchemy import Database
-from mainstay.resources.sqlalchemy.status import State, TaskRecord, TaskStatus
+from mainstay.resources.sqlalchemy.status import TaskRecord, TaskStatuses
+from mainstay.taskstates import State
 from mainstay.testing.wait import eventually
 
 
 @pytest.fixture
-def status(database: Database) -> TaskStatus:
-    return TaskStatus(database)
+def status(database: Database) -> TaskStatuses:
+    return TaskStatuses(database)
 
 
-def found(status: TaskStatus, task_id: str = "t1") -> TaskRecord:
+def found(status: TaskStatuses, task_id: str = "t1") -> TaskRecord:
     record = status.get(task_id)
     assert record is not None
     return record
 
 
-def test_an_id_that_was_never_issued_is_not_known(status: TaskStatus) -> None:
+def test_an_id_that_was_never_issued_is_not_known(status: TaskStatuses) -> None:
     assert status.get("t1") is None
 
 
 def test_a_task_is_accepted_with_the_transaction_that_accepts_it(
-    database: Database, status: TaskStatus
+    database: Database, status: TaskStatuses
 ) -> None:
     def refuse() -> None:
         with database.session() as session:
@@ -43,7 +44,7 @@ def test_a_task_is_accepted_with_the_transaction_that_accepts_it(
     assert (record.state, record.attempts, record.started_at) == (State.WAITING, 0, None)
 
 
-async def test_asyncio_accepts_and_reads_too(database: Database, status: TaskStatus) -> None:
+async def test_asyncio_accepts_and_reads_too(database: Database, status: TaskStatuses) -> None:
     async with database.asession() as session:
         assert await status.aaccepted(session, "t1", "orders.ship", "orders")
     assert not await status.aaccepted(None, "t1", "other", "other")
@@ -53,7 +54,7 @@ async def test_asyncio_accepts_and_reads_too(database: Database, status: TaskSta
     assert [each.task_id for each in (await status.alist()).items] == ["t1"]
 
 
-def test_a_task_lives_from_waiting_to_its_end(status: TaskStatus) -> None:
+def test_a_task_lives_from_waiting_to_its_end(status: TaskStatuses) -> None:
     status.accepted(None, "t1", "orders.ship", "orders", correlation_id="c1")
     assert status.started("t1", attempt=1, worker="w1")
     assert status.progress("t1", {"current": 1, "total": 2}, attempt=1)
@@ -71,14 +72,14 @@ def test_a_task_lives_from_waiting_to_its_end(status: TaskStatus) -> None:
     assert record.created_at <= record.started_at <= record.finished_at <= record.updated_at
 
 
-def test_a_task_that_nobody_accepted_is_known_from_its_start(status: TaskStatus) -> None:
+def test_a_task_that_nobody_accepted_is_known_from_its_start(status: TaskStatuses) -> None:
     assert status.started("t1", name="orders.ship", queue="orders")
     assert not status.accepted(None, "t1", "orders.ship", "orders")
     assert found(status).state is State.STARTED
 
 
 @pytest.mark.parametrize("end", ["succeeded", "failed", "revoked"])
-def test_an_end_is_the_end(status: TaskStatus, end: str) -> None:
+def test_an_end_is_the_end(status: TaskStatuses, end: str) -> None:
     if end == "succeeded":
         status.succeeded("t1", 1)
     elif end == "failed":
@@ -93,7 +94,7 @@ def test_an_end_is_the_end(status: TaskStatus, end: str) -> None:
     assert found(status) == before
 
 
-def test_a_report_of_an_older_attempt_changes_nothing(status: TaskStatus) -> None:
+def test_a_report_of_an_older_attempt_changes_nothing(status: TaskStatuses) -> None:
     status.started("t1", attempt=2)
     assert not status.started("t1", attempt=1)
     assert not status.retrying("t1", attempt=1)
@@ -102,14 +103,14 @@ def test_a_report_of_an_older_attempt_changes_nothing(status: TaskStatus) -> Non
     assert not status.progress("t1", {"current": 1}, attempt=2)
 
 
-def test_a_report_of_an_older_delivery_changes_nothing(status: TaskStatus) -> None:
+def test_a_report_of_an_older_delivery_changes_nothing(status: TaskStatuses) -> None:
     status.started("t1", epoch=2)
     assert not status.succeeded("t1", "old", epoch=1)
     assert status.succeeded("t1", "new", epoch=2)
     assert found(status).result == "new"
 
 
-def test_a_failed_task_that_is_sent_again_waits_as_at_first(status: TaskStatus) -> None:
+def test_a_failed_task_that_is_sent_again_waits_as_at_first(status: TaskStatuses) -> None:
     status.started("t1", attempt=3)
     status.failed("t1", {"type": "ValueError"})
     assert status.reopened("t1")
@@ -120,13 +121,13 @@ def test_a_failed_task_that_is_sent_again_waits_as_at_first(status: TaskStatus) 
     assert not status.reopened("t1")
 
 
-def test_a_task_that_was_not_sent_after_all_is_forgotten(status: TaskStatus) -> None:
+def test_a_task_that_was_not_sent_after_all_is_forgotten(status: TaskStatuses) -> None:
     status.accepted(None, "t1", "a", "q")
     assert status.forget("t1")
     assert status.get("t1") is None
 
 
-def test_an_end_is_undone_with_its_effect(database: Database, status: TaskStatus) -> None:
+def test_an_end_is_undone_with_its_effect(database: Database, status: TaskStatuses) -> None:
     def fail() -> None:
         with database.session() as session:
             status.succeeded("t1", session=session)
@@ -137,7 +138,7 @@ def test_an_end_is_undone_with_its_effect(database: Database, status: TaskStatus
     assert status.get("t1") is None
 
 
-def test_pages_go_through_all_tasks_newest_first(status: TaskStatus) -> None:
+def test_pages_go_through_all_tasks_newest_first(status: TaskStatuses) -> None:
     for number in range(7):
         status.accepted(None, f"t{number}", "a", "q")
     seen: list[str] = []
@@ -153,7 +154,7 @@ def test_pages_go_through_all_tasks_newest_first(status: TaskStatus) -> None:
     assert moments == sorted(moments, reverse=True)
 
 
-def test_a_page_can_be_of_one_state(status: TaskStatus) -> None:
+def test_a_page_can_be_of_one_state(status: TaskStatuses) -> None:
     status.accepted(None, "t1", "a", "q")
     status.failed("t2", {})
     assert [each.task_id for each in status.list(state=State.FAILURE).items] == ["t2"]
@@ -164,14 +165,14 @@ def test_a_page_can_be_of_one_state(status: TaskStatus) -> None:
     [(0, None, "/limit"), (501, None, "/limit"), (5, "%%%", "/cursor"), (5, "W10", "/cursor")],
 )
 def test_a_page_that_cannot_be_is_refused(
-    status: TaskStatus, limit: int, cursor: str | None, pointer: str
+    status: TaskStatuses, limit: int, cursor: str | None, pointer: str
 ) -> None:
     with pytest.raises(Invalid) as refused:
         status.list(limit=limit, cursor=cursor)
     assert [each.pointer for each in refused.value.errors] == [pointer]
 
 
-def test_tasks_that_ended_long_ago_are_purged(status: TaskStatus) -> None:
+def test_tasks_that_ended_long_ago_are_purged(status: TaskStatuses) -> None:
     status.started("running")
     status.succeeded("done")
     assert status.purge(older_than_seconds=3600) == 0

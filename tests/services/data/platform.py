@@ -152,6 +152,19 @@ class Platform:
             check=False,
         )
 
+    def pids(self, process: str) -> list[int]:
+        """Return the pids of *process* and its children."""
+        marks = (f"MAINSTAY_PROCESS={process}", str(self.folder))
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                environ = folder.joinpath("environ").read_bytes().decode(errors="replace")
+            except OSError:
+                continue
+            if all(mark in environ for mark in marks):
+                found.append(int(folder.name))
+        return found
+
     @property
     def output(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +128,26 @@ def test_plain_celery_and_alembic_work_in_the_services_folder(
             check=False,
         )
         assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
+    embedded_platform: Platform, address: str
+) -> None:
+    worker = embedded_platform.pids("data.worker")
+    for pid in worker:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with httpx.Client(base_url=address) as client:
+            body = {"payload": 1, "description": "square"}
+            task_id = client.post(f"{API}/data/process-async", json=body).json()["task_id"]
+            revoked = embedded_platform.run("tasks", "revoke", task_id)
+            assert revoked.returncode == 0, revoked.stderr
+            told = finished(client, task_id).json()
+            assert told["task_status"] == "Failure"
+            record = client.get(f"{API}/database/records/{task_id}").json()
+            assert (record["task_status"], record["outcome"]) == ("Failure", told["outcome"])
+            page = client.get(f"{API}/database/records", params={"limit": 500}).json()["items"]
+            assert record in page
+    finally:
+        for pid in worker:
+            os.kill(pid, signal.SIGCONT)

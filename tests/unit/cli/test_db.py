@@ -14,7 +14,7 @@ from mainstay.cli import db
 from mainstay.cli.services import selected
 from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import Database, inbox
-from mainstay.resources.sqlalchemy.status import TaskStatus
+from mainstay.resources.sqlalchemy.status import TaskStatuses
 
 MANIFEST = """
 [service.shop]
@@ -121,7 +121,7 @@ def test_a_purge_tells_what_it_deleted_and_leaves_what_is_young(project: Path) -
     run("upgrade")
     database = Database(url=f"sqlite:///{project}/shop.db")
     inbox.claim(database, "young")
-    TaskStatus(database).succeeded("young")
+    TaskStatuses(database).succeeded("young")
     database.close()
     nothing = {"inbox": 0, "idempotency_keys": 0, "task_status": 0, "dead_letters": 0}
     assert json.loads(run("purge", "--json").output) == {"shop": nothing, "stock": nothing}

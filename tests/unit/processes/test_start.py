@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from mainstay.processes.start import NOT_IMPORTED
+
 SERVICE = """
 import sys
 from mainstay.errors import Misconfigured
@@ -29,10 +31,10 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def begin(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def begin(folder: Path, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "mainstay.processes.start", *arguments],
-        env={**os.environ, "PYTHONPATH": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(folder), **environ},
         capture_output=True,
         text=True,
         check=False,
@@ -87,6 +89,10 @@ def test_a_module_that_cannot_import_something_shows_where_and_no_more(folder: P
     assert first.startswith("Traceback")
     assert "broken.py" in second
     assert done.stderr.endswith("No module named 'not_there_at_all'\n")
+
+
+def test_dev_is_told_that_only_a_change_will_help(folder: Path) -> None:
+    assert begin(folder, "broken:app", MAINSTAY_RUN="1").returncode == NOT_IMPORTED
 
 
 def test_a_module_that_is_no_python_shows_the_place(folder: Path) -> None:

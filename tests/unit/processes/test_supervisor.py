@@ -159,6 +159,16 @@ def test_a_refused_configuration_waits_in_dev_for_a_change(start: Start, tmp_pat
     assert running.stop() == 0
 
 
+def test_code_that_cannot_be_imported_waits_for_a_change_where_one_may_come(start: Start) -> None:
+    waiting = start({"a": "echo SyntaxError; exit 70", "b": STAYS}, waits_for_change=True)
+    waiting.says("a cannot be imported.*when a file changes")
+    assert waiting.supervisor.refused == {"a"}
+    assert waiting.stop() == 0
+    trying = start({"a": "exit 70", "b": STAYS})
+    trying.says("a ended with exit code 70; starting it again in 0.2 s")
+    assert trying.stop() == 0
+
+
 def test_a_change_starts_again_what_it_concerns_and_nothing_else(start: Start) -> None:
     running = start({"a": STAYS, "b": STAYS})
     running.says("up", times=2)

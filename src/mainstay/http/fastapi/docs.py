@@ -101,10 +101,7 @@ def _file(name: str) -> ASGIApp:
         return Response(_read(stored), headers={**headers, "content-encoding": "gzip"})
 
     async def plain() -> Response:
-        content = _read(stored)
-        return Response(
-            gzip.decompress(content) if stored.endswith(".gz") else content, headers=headers
-        )
+        return Response(_read_plain(stored), headers=headers)
 
     as_packed, as_plain = readable(packed), readable(plain)
 
@@ -119,3 +116,9 @@ def _file(name: str) -> ASGIApp:
 @cache
 def _read(name: str) -> bytes:
     return files("mainstay.http.fastapi").joinpath("static", name).read_bytes()
+
+
+@cache
+def _read_plain(name: str) -> bytes:
+    content = _read(name)
+    return gzip.decompress(content) if name.endswith(".gz") else content

@@ -7,7 +7,7 @@ from mainstay.resources.sqlalchemy import inbox
 from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.idempotency import DatabaseStore
 from mainstay.resources.sqlalchemy.statements import Statement
-from mainstay.resources.sqlalchemy.status import TaskStatus
+from mainstay.resources.sqlalchemy.status import TaskStatuses
 
 __all__ = ["purge"]
 
@@ -20,7 +20,7 @@ def purge(database: Database, settings: Settings) -> dict[str, int]:
     Keys whose request is under way stay, however old; so do tasks that have not ended.
     """
     keys = DatabaseStore(database, ttl_seconds=settings.idempotency_ttl_seconds)
-    status = TaskStatus(database)
+    status = TaskStatuses(database)
     return {
         "inbox": inbox.purge(database, older_than_seconds=settings.inbox_retention_seconds),
         "idempotency_keys": keys.purge(),

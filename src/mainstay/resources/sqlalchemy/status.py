@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
-from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -25,24 +24,9 @@ from mainstay.errors import FieldError, Invalid
 from mainstay.resources.sqlalchemy import json, tables
 from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.statements import Statement
+from mainstay.taskstates import State
 
-__all__ = ["Page", "State", "TaskRecord", "TaskStatus"]
-
-
-class State(StrEnum):
-    """Where a task is in its life; the last three are its end."""
-
-    WAITING = "waiting"
-    STARTED = "started"
-    RETRYING = "retrying"
-    PROGRESS = "progress"
-    SUCCESS = "success"
-    FAILURE = "failure"
-    REVOKED = "revoked"
-
-    @property
-    def is_final(self) -> bool:
-        return self in (State.SUCCESS, State.FAILURE, State.REVOKED)
+__all__ = ["Page", "TaskRecord", "TaskStatuses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +133,7 @@ _FORGET = Statement("delete from {task_status} where task_id = :task_id returnin
 _PURGE = Statement("delete from {task_status} where finished_at <= :before+seconds returning 1")
 
 
-class TaskStatus:
+class TaskStatuses:
     """The rows of ``task_status``: one statement a turn.
 
     Every writer takes the *session* whose transaction the row belongs to, or writes it at once in
@@ -346,6 +330,11 @@ class TaskStatus:
         async with self._database.aautocommit(read_only=True) as connection:
             return await connection.run_sync(_get, task_id)
 
+    async def aget_all(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+        """Return what is known of those tasks, in no order."""
+        async with self._database.aautocommit(read_only=True) as connection:
+            return await connection.run_sync(_get_all, task_ids)
+
     def list(
         self, *, state: State | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page:
@@ -399,6 +388,12 @@ def _get(connection: Connection, task_id: str) -> TaskRecord | None:
     table = tables.table("task_status", connection.dialect.name)
     found = connection.execute(select(table).where(table.c.task_id == task_id)).mappings().first()
     return None if found is None else _record(found)
+
+
+def _get_all(connection: Connection, task_ids: Collection[str]) -> Sequence[TaskRecord]:
+    table = tables.table("task_status", connection.dialect.name)
+    found = connection.execute(select(table).where(table.c.task_id.in_(task_ids))).mappings()
+    return [_record(row) for row in found]
 
 
 def _list(connection: Connection, state: State | None, limit: int, cursor: str | None) -> Page:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from functools import partial
@@ -176,6 +176,17 @@ class App(celery.Celery):
         if isinstance(store, DatabaseStatuses):
             return await store.afind(task_id)
         return await self.aside(partial(store.find, task_id))
+
+    async def astatuses(self, task_ids: Collection[str]) -> dict[str, TaskStatus]:
+        """Return what has become of those tasks, by id; without the ids never issued."""
+        if not task_ids:
+            return {}
+        store = self._statuses()
+        if isinstance(store, DatabaseStatuses):
+            found = await store.afind_all(task_ids)
+        else:
+            found = await self.aside(lambda: [store.find(id) for id in task_ids])
+        return {status.id: status for status in found if status is not None}
 
     def _statuses(self) -> StatusStore:
         store = self.reports.store

@@ -11,7 +11,7 @@ else                                            nowhere
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -100,9 +100,9 @@ class DatabaseStatuses:
     """Statuses beside the effects: in the service's own database."""
 
     def __init__(self, database: Database) -> None:
-        from mainstay.resources.sqlalchemy.status import TaskStatus as Rows
+        from mainstay.resources.sqlalchemy.status import TaskStatuses
 
-        self._rows = Rows(database)
+        self._rows = TaskStatuses(database)
 
     def record(self, status: TaskStatus, *, session: Any = None) -> bool:
         rows, id = self._rows, status.id
@@ -145,10 +145,11 @@ class DatabaseStatuses:
     async def afind(self, id: str) -> TaskStatus | None:
         return _of_record(await self._rows.aget(id))
 
-    def newest(self, *, state: State | None = None, limit: int = 50) -> Sequence[TaskStatus]:
-        from mainstay.resources.sqlalchemy.status import State as RowState
+    async def afind_all(self, ids: Collection[str]) -> list[TaskStatus | None]:
+        return [_of_record(row) for row in await self._rows.aget_all(ids)]
 
-        page = self._rows.list(state=None if state is None else RowState(state), limit=limit)
+    def newest(self, *, state: State | None = None, limit: int = 50) -> Sequence[TaskStatus]:
+        page = self._rows.list(state=state, limit=limit)
         return [status for row in page.items if (status := _of_record(row)) is not None]
 
 
@@ -249,7 +250,7 @@ def _of_record(row: TaskRecord | None) -> TaskStatus | None:
     return TaskStatus(
         id=row.task_id,
         name=row.name,
-        state=State(row.state.value),
+        state=row.state,
         queue=row.queue,
         attempts=row.attempts,
         meta=row.progress if isinstance(row.progress, dict) else {},

@@ -1,0 +1,27 @@
+"""Where is a task in its life?"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+__all__ = ["State"]
+
+
+class State(StrEnum):
+    """Where a task is; an id that was never issued has no state at all."""
+
+    WAITING = "waiting"
+    STARTED = "started"
+    PROGRESS = "progress"
+    RETRYING = "retrying"
+    SUCCESS = "success"
+    FAILURE = "failure"
+    REVOKED = "revoked"
+
+    @property
+    def is_final(self) -> bool:
+        """Will it stay so, unless somebody retries the task by hand?"""
+        return self in _FINAL
+
+
+_FINAL = frozenset({State.SUCCESS, State.FAILURE, State.REVOKED})

@@ -65,7 +65,7 @@ async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessO
 async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
     """Accept the payload now and process it later: a task."""
     dialect = w.session.get_bind().dialect.name
-    await w.session.execute(
+    accepted = await w.session.scalar(
         queries.accept(dialect, task_id=w.id, payload=body.payload, description=body.description)
     )
     # The record first: a worker may be quicker than this request.
@@ -73,9 +73,10 @@ async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> Pr
     try:
         task_id = await w.send(process_task, body.payload, body.description)
     except (Refuse, NotConnected):
-        # Certainly not sent: no record is to wait for it.
-        await w.session.execute(queries.delete_record(w.id))
-        await w.commit()
+        if accepted is not None:
+            # Never sent, by no earlier attempt either: no record is to wait for it.
+            await w.session.execute(queries.delete_record(w.id))
+            await w.commit()
         raise
     response.headers["Location"] = f"{API}/data/process-async/{task_id}"
     return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)

@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import Insert, Select, Update, delete, func, insert, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
 
 from data.models import DataProcessingRecord, TaskLog
 from data.schemas import Status
@@ -30,13 +30,16 @@ def status_of(outcome: dict[str, Any] | None) -> Status:
     return SUCCESS if outcome["status"] == "success" else FAILURE
 
 
-def accept(dialect: str, **values: Any) -> Insert:
-    """Write the record of a task, unless an earlier attempt of the same request has."""
+def accept(dialect: str, **values: Any) -> ReturningInsert[UUID]:
+    """Write the record of a task and return its id; none when an earlier attempt of the same
+    request has.
+    """
     make = postgresql.insert if dialect == "postgresql" else sqlite.insert
     return (
         make(DataProcessingRecord)
         .values(id=uuid4(), task_type="async", task_status=PROCESSING, **values)
         .on_conflict_do_nothing(index_elements=["task_id"])
+        .returning(DataProcessingRecord.id)
     )
 
 

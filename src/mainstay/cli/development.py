@@ -21,7 +21,7 @@ from mainstay.cli.launching import (
     services_of,
 )
 from mainstay.cli.servers import Servers, forget_servers
-from mainstay.cli.signals import Interrupted, Signals
+from mainstay.cli.signals import Interrupted, Signals, when_the_terminal_closes
 from mainstay.errors import MainstayError, Misconfigured
 from mainstay.processes import environment, readiness, state, strays
 from mainstay.processes.environment import Told
@@ -61,6 +61,8 @@ def develop(only: Iterable[str], *, reset: bool, reload: bool) -> int:
             project.migrate()
             running = project.supervise(reload=reload)
             signals.hand_to(running.stop)
+            # A second `stop` would end everything at once.
+            when_the_terminal_closes(lambda: None if running.is_ending else running.stop())
             project.announce(running, began)
             if reload:
                 project.watch(running)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-__all__ = ["Interrupted", "Signals"]
+__all__ = ["Interrupted", "Signals", "when_the_terminal_closes"]
+
+_LOOK_SECONDS = 1.0
 
 
 class Interrupted(BaseException):
@@ -51,3 +56,20 @@ class Signals:
         elif not self._raised:
             self._raised = True
             raise Interrupted
+
+
+def when_the_terminal_closes(act: Callable[[], None], *, terminal: int = 1) -> None:
+    """Call *act*, from a thread, once the descriptor *terminal* was a terminal and is one no more.
+
+    A window that is closed hangs up on the first process of its session alone. A shell passes
+    that on; ``make``, where an editor has started it without one, waits for its children instead.
+    """
+
+    def look() -> None:
+        while os.isatty(terminal):
+            time.sleep(_LOOK_SECONDS)
+        time.sleep(_LOOK_SECONDS)  # where there is a shell, its signal comes first
+        act()
+
+    if os.isatty(terminal):
+        threading.Thread(target=look, name="terminal", daemon=True).start()

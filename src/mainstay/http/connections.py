@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from mainstay.context import new_id
 from mainstay.errors import MainstayError, Malformed
 from mainstay.http.problems import MEDIA_TYPE, HeadersTooLarge, TimedOut, problem_of
 
-__all__ = ["HEAD_LIMIT_BYTES", "limit_connections"]
+__all__ = ["HEAD_LIMIT_BYTES", "Limited", "limit_connections"]
 
 HEAD_LIMIT_BYTES = 65_536
 """Of the request line and headers, beyond the first packet; h11 has a limit of its own."""
@@ -30,6 +30,9 @@ HEAD_SECONDS = 10.0
 
 UNREAD_SECONDS = 30.0
 """For a client to take any byte of what waits for it."""
+
+LINGER_SECONDS = 0.3
+"""For what was sent before the server stopped and has not been read: closing would reset it."""
 
 _SWEEP_SECONDS = 1.0
 
@@ -49,7 +52,7 @@ def limit_connections() -> Iterator[None]:
     if base is None:
         yield
         return
-    server.config.http_protocol_class = type("LimitedProtocol", (_Limited, base), {})
+    server.config.http_protocol_class = type("LimitedProtocol", (Limited, base), {})
     sweeper = _Sweeper(server.server_state.connections, asyncio.get_running_loop())
     try:
         yield
@@ -58,7 +61,7 @@ def limit_connections() -> Iterator[None]:
         server.config.http_protocol_class = base
 
 
-class _Limited(asyncio.Protocol):
+class Limited(asyncio.Protocol):
     """Stands before either of uvicorn's HTTP protocols, httptools or h11."""
 
     transport: Any
@@ -90,6 +93,11 @@ class _Limited(asyncio.Protocol):
 
     def send_400_response(self, msg: str) -> None:
         self.refuse(Malformed(f"this is no request that can be read: {msg}"))
+
+    def shutdown(self) -> None:
+        """Called once by uvicorn, when it stops."""
+        shutdown: Callable[[], None] = super().shutdown  # type: ignore[misc]
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, shutdown)
 
     def refuse(self, error: MainstayError) -> None:
         """Answer with the problem that *error* is, and close."""
@@ -123,7 +131,7 @@ class _Sweeper:
     def __init__(self, connections: set[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._connections = connections
         self._loop = loop
-        self._waiting: dict[_Limited, tuple[tuple[object, int], float]] = {}
+        self._waiting: dict[Limited, tuple[tuple[object, int], float]] = {}
         self._timer = loop.call_later(_SWEEP_SECONDS, self._sweep)
 
     def close(self) -> None:
@@ -131,9 +139,9 @@ class _Sweeper:
 
     def _sweep(self) -> None:
         now = self._loop.time()
-        waiting: dict[_Limited, tuple[tuple[object, int], float]] = {}
+        waiting: dict[Limited, tuple[tuple[object, int], float]] = {}
         for connection in list(self._connections):
-            if not isinstance(connection, _Limited):
+            if not isinstance(connection, Limited):
                 continue  # a WebSocket, which has pings
             unread: int = connection.transport.get_write_buffer_size()
             if connection.is_in_hand and not unread:

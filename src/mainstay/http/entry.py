@@ -157,6 +157,8 @@ class HttpEntry(Entry[None], Timed):
         if edge.hops:
             self._believe_proxies()
         scope = self.scope
+        if scope.get("http_version") == "1.1" and "host" not in self.seen:
+            raise Malformed("the request has no Host header, which HTTP/1.1 demands")
         if b"%00" in scope["query_string"] or b"%00" in scope.get("raw_path", b""):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
         if self.seen.has_token:
@@ -522,6 +524,11 @@ class SocketEntry(HttpEntry):
             correlation_id = (b"x-correlation-id", self.correlation_id.encode())
             message["headers"] = [*message.get("headers", ()), correlation_id]
         elif kind == "websocket.close":
+            if not (self._has_started or self._is_closed) and self._can_deny:
+                status = 404 if self.route == UNMATCHED else 403
+                detail = message.get("reason") or "there is no WebSocket here for who asks"
+                await self.answer(Problem.of_status(status, detail), self._as_denial)
+                return
             self._is_closed = True
             self.status = self.status or 403  # what servers answer to a refused handshake
         elif kind == "websocket.http.response.start":
@@ -536,10 +543,15 @@ class SocketEntry(HttpEntry):
         problem = problem_of(error)
         if self._has_started:
             await self.pass_on({"type": "websocket.close", "code": 1011, "reason": problem.title})
-        elif "websocket.http.response" in self.scope.get("extensions", {}):
+        elif self._can_deny:
             await self.answer(problem, self._as_denial)
         else:
             await self.pass_on({"type": "websocket.close", "code": 1008, "reason": problem.title})
+
+    @property
+    def _can_deny(self) -> bool:
+        """Can the server refuse a handshake with an answer of ours?"""
+        return "websocket.http.response" in self.scope.get("extensions", {})
 
     async def _as_denial(self, message: Message) -> None:
         await self.pass_on({**message, "type": f"websocket.{message['type']}"})

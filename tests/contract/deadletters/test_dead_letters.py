@@ -129,6 +129,13 @@ def test_a_letter_tells_what_died_where_and_why(broker: Broker) -> None:
     assert found.body == b"body 1"
 
 
+def test_a_letter_is_listed_as_soon_as_it_is_there(broker: Broker) -> None:
+    for number in range(3):
+        queue = f"work-{number}"
+        broker.bury(letter(number, queue=queue))
+        assert queue in broker.store.queues()
+
+
 def test_looking_at_letters_leaves_them_where_they_are(broker: Broker) -> None:
     buried(broker, *(letter(number) for number in range(30)))
     assert ids(broker) == [f"id-{number}" for number in range(30)]

@@ -112,6 +112,16 @@ def test_an_unexpected_error_is_logged_once_with_its_stack(running: Running) -> 
     assert "in boom" in line["stack"]
 
 
+@pytest.mark.parametrize("body", [b"{", b'{"name": "\\u0000"}', b" " * 1_100_000])
+def test_a_body_that_is_refused_is_no_error_of_ours(running: Running, body: bytes) -> None:
+    headers = {"content-type": "application/json"}
+    answer = running.client.post("/api/v1/items", content=body, headers=headers)
+    assert 400 <= answer.status_code < 500
+    (line,) = running.lines()
+    assert (line["level"], line["status"]) == ("info", answer.status_code)
+    assert "stack" not in line
+
+
 @pytest.mark.parametrize(
     ("name", "status", "headers"),
     [
@@ -247,6 +257,11 @@ def test_a_request_that_can_be_read_in_two_ways_is_refused(
     running: Running, lines: tuple[bytes, ...]
 ) -> None:
     assert exchange(running.port, request(*lines, body=b"{}")).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_request_that_names_no_host_is_refused(running: Running) -> None:
+    answer = exchange(running.port, request(b"GET /context HTTP/1.1", body=b""))
+    assert answer.startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize(
@@ -471,6 +486,18 @@ def test_a_websocket_passes_all_stations(running: Running) -> None:
     (line,) = running.lines()
     assert (line["method"], line["route"], line["status"]) == ("WEBSOCKET", "/echo", 101)
     assert line["correlation_id"] == "ws-1"
+
+
+def test_a_websocket_that_is_not_there_is_a_problem_document(running: Running) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    with pytest.raises(InvalidStatus) as caught:
+        connect(f"ws://127.0.0.1:{running.port}/context", proxy=None)
+    answer = caught.value.response
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-correlation-id"].encode() in (answer.body or b"")
 
 
 def test_a_websocket_that_is_refused_hears_why(running: Running) -> None:

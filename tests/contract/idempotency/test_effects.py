@@ -32,7 +32,9 @@ def effects(database: Database) -> None:
 async def test_100_keys_and_10_clients_each_have_one_effect_and_one_answer(
     database: Database,
 ) -> None:
-    store = DatabaseStore(database)
+    # SQLite has one write lock for all of them, and a busy machine hands it on slowly.
+    patient = Database(url=database.url, lock_timeout_seconds=60.0)
+    store = DatabaseStore(patient)
     heard: Counter[str] = Counter()
     answers: dict[str, set[bytes]] = {}
     at_once = asyncio.Semaphore(20)
@@ -40,7 +42,7 @@ async def test_100_keys_and_10_clients_each_have_one_effect_and_one_answer(
     async def client(key: str, number: int) -> None:
         async with (
             at_once,
-            AsyncSession(database.async_engine, expire_on_commit=False) as session,
+            AsyncSession(patient.async_engine, expire_on_commit=False) as session,
         ):
 
             async def handle() -> Answer:
@@ -64,6 +66,7 @@ async def test_100_keys_and_10_clients_each_have_one_effect_and_one_answer(
     arrivals = [(f"k{key}", number) for key in range(KEYS) for number in range(CLIENTS)]
     random.Random(7).shuffle(arrivals)
     await asyncio.gather(*(client(*arrival) for arrival in arrivals))
+    await patient.aclose()
 
     assert heard["done"] == KEYS
     assert heard.total() == KEYS * CLIENTS

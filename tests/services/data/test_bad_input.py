@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from typing import Any
 
 import httpx
@@ -61,6 +62,18 @@ def is_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
     assert "Traceback" not in answer.text
     assert "site-packages" not in answer.text
     return problem
+
+
+def test_a_task_that_cannot_be_sent_leaves_no_record(client: httpx.Client) -> None:
+    marker = secrets.token_hex(8)
+    # Within the limit as it comes, and beyond it as JSON that writes each number out.
+    body = b'{"payload": [%s], "description": "%s"}' % (
+        b",".join([b"1e15"] * 150_000),
+        marker.encode(),
+    )
+    is_problem(client.post(f"{API}/data/process-async", content=body, headers=JSON_TYPE), 413)
+    rows = client.get(f"{API}/database/records", params={"limit": 5}).json()["items"]
+    assert marker not in {row["description"] for row in rows}
 
 
 @pytest.mark.parametrize("path", POSTS)

@@ -81,6 +81,17 @@ def test_a_replay_is_the_first_answer_byte_for_byte(client: httpx.Client, path: 
     assert other.headers["content-type"] == "application/problem+json"
 
 
+def test_the_longest_answer_is_kept_too(client: httpx.Client) -> None:
+    headers = {"Idempotency-Key": secrets.token_hex(8)}
+    body = {"payload": "ΐ" * 170_000, "description": "uppercase"}
+    first = client.post(f"{API}/data/process", json=body, headers=headers)
+    again = client.post(f"{API}/data/process", json=body, headers=headers)
+    assert first.status_code == 200, first.text
+    assert len(first.content) > 1_048_576
+    assert again.content == first.content
+    assert again.headers["idempotency-replayed"] == "true"
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("key", ["", "a b", "x" * 256, "ключ"])
 def test_a_key_of_another_form_is_refused(client: httpx.Client, path: str, key: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from importlib.metadata import version
 
 import pytest
 
 from mainstay import cli
-from mainstay.cli.signals import Interrupted, Signals
+from mainstay.cli.signals import Interrupted, Signals, when_the_terminal_closes
 from mainstay.errors import MainstayError, Misconfigured, Unavailable
+from mainstay.testing.wait import eventually
 
 
 @pytest.mark.parametrize(
@@ -73,3 +76,22 @@ def test_only_the_first_signal_interrupts() -> None:
         signal.raise_signal(signal.SIGINT)
     assert seen == ["handed over"]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_terminal_that_is_closed_is_noticed() -> None:
+    seen: list[str] = []
+    window, terminal = os.openpty()
+    when_the_terminal_closes(lambda: seen.append("closed"), terminal=terminal)
+    assert seen == []
+    os.close(window)
+    eventually(lambda: seen == ["closed"])
+    os.close(terminal)
+
+
+def test_what_is_no_terminal_is_not_watched() -> None:
+    before = threading.active_count()
+    reader, writer = os.pipe()
+    when_the_terminal_closes(lambda: None, terminal=writer)
+    assert threading.active_count() == before
+    os.close(reader)
+    os.close(writer)

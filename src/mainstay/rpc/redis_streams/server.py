@@ -164,7 +164,8 @@ class StreamsIntake(Intake):
         except (KeyError, ValueError):
             deadline = None  # put back from the dead letters: nobody waits
         delivery = Delivery(
-            id=entry.get(b"id", b"").decode(errors="replace"),
+            # Of its own, or a letter of it could not be named.
+            id=(entry.get(b"id") or id).decode(errors="replace"),
             function=entry.get(b"function", b"").decode(errors="replace"),
             headers=headers,
             body=entry.get(b"body", b""),

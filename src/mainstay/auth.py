@@ -88,6 +88,7 @@ class Tokens:
         self._jwks_url: str | None = None
         self._jwks_asked_at = float("-inf")
         self._lock = threading.Lock()
+        self._fetching = threading.Lock()
         # Verified tokens, until they expire: a signature costs more than all other stations.
         self._verified: OrderedDict[tuple[str, str], tuple[float, Principal]] = OrderedDict()
         self._read_keys()
@@ -161,7 +162,7 @@ class Tokens:
             raise
         except Exception as error:  # hostile tokens find errors that no list has
             raise NotAuthenticated("the token cannot be read: sign in again") from error
-        principal = self._principal(token, claims)
+        principal = self._principal(token, typ, claims)
         with self._lock:
             self._verified[typ, token] = (claims["exp"] + LEEWAY_SECONDS, principal)
             while len(self._verified) > _CACHE_SIZE:
@@ -250,12 +251,13 @@ class Tokens:
             if not isinstance(value, str) or not 1 <= len(value) <= 255:
                 raise NotAuthenticated(f"the token has no {name}")
 
-    def _principal(self, token: str, claims: dict[str, Any]) -> Principal:
+    def _principal(self, token: str, typ: str, claims: dict[str, Any]) -> Principal:
         roles = claims.get("roles", [])
         if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
             raise NotAuthenticated("the token's roles are not a list of names")
         carried = token
-        if self.can_issue and claims["iss"] == self._issuer:
+        # Work that makes work passes its token on as it is: none may live longer than its own life.
+        if self.can_issue and typ == ACCESS:
             carried = self.issue(
                 claims["sub"], roles=roles, typ=WORK, life_seconds=WORK_LIFE_SECONDS
             )
@@ -267,7 +269,8 @@ class Tokens:
         if not isinstance(kid, str) or not _KID.match(kid):
             raise NotAuthenticated("the token does not say which key signed it")
         key = self._keys.get(kid)
-        if key is None and self._jwks_url is not None and self._fetch_jwks():
+        if key is None and self._jwks_url is not None:
+            self._fetch_jwks(self._jwks_url)
             key = self._keys.get(kid)
         if key is None:
             raise NotAuthenticated("the token was signed with a key that is not known here")
@@ -316,32 +319,43 @@ class Tokens:
         self._keys[kid] = _Key(public, algorithm)
         self._signing = (private, algorithm, kid)
 
-    def _fetch_jwks(self) -> bool:
-        """Fetch the keys, at most once a cool-down whoever asks; known keys go on working."""
-        with self._lock:
-            now = time.monotonic()
-            if now - self._jwks_asked_at < _JWKS_COOLDOWN_SECONDS:
-                return True
-            self._jwks_asked_at = now
-        url = self._jwks_url or ""
-        try:
-            # The scheme was checked when the settings were read.
-            with urllib.request.urlopen(url, timeout=_JWKS_TIMEOUT_SECONDS) as response:  # noqa: S310 - http(s) alone
-                body = response.read(_JWKS_LIMIT_BYTES + 1)
-            if len(body) > _JWKS_LIMIT_BYTES:
-                raise ValueError("the key set is larger than 256 KiB")
-            found = jwt.PyJWKSet.from_dict(_parse(body))
-        except Exception as error:  # network, JSON or keys: the answer is the same
-            if self._keys:
-                return True
-            raise Unavailable("the keys that verify tokens could not be fetched") from error
-        keys = {
-            jwk.key_id: _Key(jwk.key, jwk.algorithm_name)
-            for jwk in found.keys
-            if jwk.key_id and jwk.algorithm_name in ("RS256", "ES256", "EdDSA")
-        }
-        self._keys = keys or self._keys
-        return True
+    def _fetch_jwks(self, url: str) -> None:
+        """Fetch the keys, at most once a cool-down whoever asks; known keys go on working.
+
+        Raises:
+            Unavailable: There are no keys yet: a token that cannot be verified is not wrong.
+        """
+        with self._fetching:  # who comes while they are fetched waits for them
+            rest = self._jwks_asked_at + _JWKS_COOLDOWN_SECONDS - time.monotonic()
+            if rest <= 0.0:
+                self._jwks_asked_at, rest = time.monotonic(), _JWKS_COOLDOWN_SECONDS
+                try:
+                    self._keys = _asked(url) or self._keys
+                except Exception as error:  # network, JSON or keys: the answer is the same
+                    if not self._keys:
+                        raise _no_keys(rest) from error
+            elif not self._keys:
+                raise _no_keys(rest)
+
+
+def _asked(url: str) -> dict[str, _Key]:
+    # The scheme was checked when the settings were read.
+    with urllib.request.urlopen(url, timeout=_JWKS_TIMEOUT_SECONDS) as response:  # noqa: S310 - http(s) alone
+        body = response.read(_JWKS_LIMIT_BYTES + 1)
+    if len(body) > _JWKS_LIMIT_BYTES:
+        raise ValueError("the key set is larger than 256 KiB")
+    return {
+        jwk.key_id: _Key(jwk.key, jwk.algorithm_name)
+        for jwk in jwt.PyJWKSet.from_dict(_parse(body)).keys
+        if jwk.key_id and jwk.algorithm_name in ("RS256", "ES256", "EdDSA")
+    }
+
+
+def _no_keys(retry_after_seconds: float) -> Unavailable:
+    return Unavailable(
+        "the keys that verify tokens could not be fetched yet",
+        retry_after_seconds=retry_after_seconds,
+    )
 
 
 def _algorithm(name: str) -> Algorithm:

@@ -120,6 +120,7 @@ class Request:
         key: str,
         *,
         operation: str,
+        target: str = "",
         principal: str,
         body: bytes,
         content_type: str = "",
@@ -129,10 +130,13 @@ class Request:
 
         Args:
             key: As :func:`parse_key` returned it.
-            operation: Method and route, ``POST /api/v1/orders``.
+            operation: Method and route, ``POST /orders/{id}/pay``; stored, for people.
+            target: What the operation is done to, ``/orders/7/pay?in=EUR``, where its name does
+                not say it: one key for two of them is two requests. It is not stored, since a
+                query may hold a secret.
             principal: Who asks; empty for nobody in particular.
         """
-        parts = "\0".join((principal, operation, key))
+        parts = "\0".join((principal, operation, target, key))
         scope = hashlib.sha256(parts.encode()).hexdigest()
         return cls(scope, operation, fingerprint(body, content_type), lease_seconds)
 

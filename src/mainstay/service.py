@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -13,7 +14,7 @@ from typing_extensions import TypeVar
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.health import Check, Health
-from mainstay.lifecycle import Lifecycle, Phase
+from mainstay.lifecycle import Lifecycle
 from mainstay.logs import Logs
 from mainstay.metrics import Metrics
 from mainstay.traces import Traces
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from mainstay.auth import Tokens
 
 __all__ = ["Resource", "Service"]
+
+PROCESS = "MAINSTAY_PROCESS"
+"""The variable that names a process as ``mainstay.toml`` does: ``data.worker``."""
 
 R = TypeVar("R", bound="Resource")
 S_co = TypeVar("S_co", bound=Settings, default=Settings, covariant=True)
@@ -87,6 +91,7 @@ class Service(Generic[S_co]):
         self._settings = settings
         self.resources: dict[str, Resource] = {}
         self.lifecycle = Lifecycle()
+        self.lifecycle.on_drain(self._note_end)
         self.lifecycle.on_stop(self._close)
         for resource in resources:
             self.hold(resource)
@@ -172,8 +177,9 @@ class Service(Generic[S_co]):
         """Set up logging and say that the process is up; called by its way in when it can work.
 
         Args:
-            process: Which of the service's processes this is, for people.
+            process: What to call it where ``mainstay.toml`` gives it no name.
         """
+        process = os.environ.get(PROCESS, "").rpartition(".")[2] or process
         self.logs.install()
         self.metrics.up()
         self.lifecycle.started()
@@ -183,9 +189,10 @@ class Service(Generic[S_co]):
 
     def stop(self) -> None:
         """Close everything; called by the way in when the last work is done."""
-        if self.lifecycle.phase is not Phase.STOPPED:
-            self.logs.write("info", "mainstay", "shutting down", event="shutting_down")
         self.lifecycle.stop()
+
+    def _note_end(self) -> None:
+        self.logs.write("info", "mainstay", "shutting down", event="shutting_down")
 
     def forked(self) -> None:
         """Begin anew in a child process: threads and connections of the parent are not ours.

@@ -9,6 +9,7 @@ import http.server
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jwt
@@ -25,7 +26,7 @@ from hypothesis import strategies as st
 
 from mainstay.auth import WORK, Tokens
 from mainstay.config import Settings
-from mainstay.errors import Misconfigured, NotAuthenticated
+from mainstay.errors import Misconfigured, NotAuthenticated, Unavailable
 
 SECRET = "a secret of more than thirty-two bytes"
 NOW = 1_800_000_000
@@ -313,6 +314,40 @@ def test_keys_of_another_service_are_fetched_once_for_many_unknown_keys(
         with pytest.raises(NotAuthenticated):
             verifier.verify(forge({"kid": f"unknown{number}"}))
     assert key_server.asked == 1
+
+
+def test_without_keys_yet_a_token_is_not_wrong_but_cannot_be_verified(
+    key_server: KeyServer, clock: Clock
+) -> None:
+    issuer = Tokens(
+        settings(jwt_private_key=pem(ec.generate_private_key(ec.SECP256R1()))), clock=clock
+    )
+    key_server.answer = b"not a key set"
+    verifier = Tokens(settings(jwt_jwks_url=key_server.url), clock=clock)
+    for _ in range(3):
+        with pytest.raises(Unavailable) as raised:
+            verifier.verify(issuer.issue("ann"))
+        assert raised.value.retry_after_seconds
+    assert key_server.asked == 1
+
+
+def test_all_who_come_while_keys_are_fetched_wait_for_them(
+    key_server: KeyServer, clock: Clock
+) -> None:
+    issuer = Tokens(
+        settings(jwt_private_key=pem(ec.generate_private_key(ec.SECP256R1()))), clock=clock
+    )
+    key_server.answer = json.dumps(issuer.jwks()).encode()
+    verifier = Tokens(settings(jwt_jwks_url=key_server.url), clock=clock)
+    token = issuer.issue("ann")
+    with ThreadPoolExecutor(10) as threads:
+        found = list(threads.map(lambda _: verifier.verify(token).subject, range(10)))
+    assert found == ["ann"] * 10
+
+
+def test_work_that_makes_work_does_not_renew_its_token(tokens: Tokens, clock: Clock) -> None:
+    carried = tokens.verify(tokens.issue("ann")).token
+    assert tokens.verify_work(carried).token == carried
 
 
 async def test_an_event_loop_can_verify_with_fetched_keys(

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import JSON, DateTime, Index, String, Text, Uuid, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-# `json`, not `jsonb`: that cannot hold text with a NUL, which is good JSON.
+# `json`, not `jsonb`: a payload is kept as it came, key order and all.
 Json = JSON(none_as_null=False)  # any value: null is one too
 OptionalJson = JSON(none_as_null=True)
 

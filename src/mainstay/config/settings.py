@@ -307,7 +307,7 @@ class Settings(BaseModel):
     )
     jwt_access_ttl_seconds: Annotated[
         WholeSeconds, Read("<PREFIX>JWT_ACCESS_TTL_SECONDS", "JWT_ACCESS_TTL_SECONDS")
-    ] = Field(900, description="How long an access token is valid.")
+    ] = Field(900, le=86_400, description="How long an access token is valid; a day at most.")
     jwt_refresh_ttl_seconds: Annotated[
         WholeSeconds, Read("<PREFIX>JWT_REFRESH_TTL_SECONDS", "JWT_REFRESH_TTL_SECONDS")
     ] = Field(1_209_600, description="How long a refresh token is valid.")

@@ -191,9 +191,7 @@ def mask(text: str) -> str:
 def _hide_passwords(text: str) -> str:
     # An unquoted "/", "?", "#" or "@" in a password ends what a parser sees of it, so everything
     # up to the last "@" is hidden.
-    hidden = (
-        re.sub(r"(://[^:@/?#]*):.*@", r"\1:***@", one, flags=re.DOTALL) for one in several(text)
-    )
+    hidden = (_PASSWORD.sub(r"\1:***@", one) for one in several(text))
     return ";".join(hidden)
 
 

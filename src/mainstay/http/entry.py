@@ -235,6 +235,12 @@ class HttpEntry(Entry[None], Timed):
         return raw.decode("latin-1") if raw is not None else self._path
 
     @property
+    def target(self) -> str:
+        """What was asked for: path and query, as they came."""
+        query: bytes = self.scope["query_string"]
+        return f"{self.instance}?{query.decode('latin-1')}" if query else self.instance
+
+    @property
     def caller(self) -> str:
         """Who is asking, as limits count it: the principal, else the address."""
         context = contexts.current()

@@ -71,11 +71,9 @@ class Headers(Mapping[str, str]):
     def bound_timeout(self, seconds: float, text: bytes) -> None:
         """Say how long we wait, unless the caller waits for less: it may shorten that only.
 
-        An event stream lives longer than any deadline of ours.
+        An event stream lives longer than any deadline of ours: what works on it is told of none.
         """
         found = self._found
-        if _EVENT_STREAM in found.get(b"accept", b""):
-            return
         asked = found.get(_TIMEOUT)
         if asked is not None:
             try:
@@ -83,7 +81,10 @@ class Headers(Mapping[str, str]):
                     return
             except ValueError:
                 pass
-        found[_TIMEOUT] = text
+        if _EVENT_STREAM in found.get(b"accept", b""):
+            found.pop(_TIMEOUT, None)
+        else:
+            found[_TIMEOUT] = text
 
     @overload
     def get(self, key: str, /) -> str | None: ...

@@ -57,6 +57,8 @@ _LIBRARIES = frozenset(
 _ACCESS_LOGS = ("uvicorn.access", "granian.access", "gunicorn.access")
 # SQLAlchemy gives these a handler of their own when an engine is made with echo=True and they
 # have none.
+# What they say at level info is of use to their own developers alone.
+_CHATTY = ("alembic", "celery.apps.worker", "celery.worker.consumer.connection")
 _SELF_HANDLED = ("sqlalchemy.engine.Engine", "sqlalchemy.pool")
 
 
@@ -109,6 +111,9 @@ class Logs:
             access.propagate = False
         for name in _SELF_HANDLED:
             logging.getLogger(name).addHandler(_NOTHING)
+        for name in _CHATTY:
+            if logging.getLogger(name).level == logging.NOTSET:
+                logging.getLogger(name).setLevel(max(self._threshold, logging.WARNING))
         logging.captureWarnings(True)
         sys.excepthook = self._crashed
         threading.excepthook = self._thread_crashed

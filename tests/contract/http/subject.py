@@ -85,6 +85,11 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     async def only_keyed(w: Annotated[Work, Depends(keyed)]) -> str:
         return w.id
 
+    @app.post("/items/{item_id}/pay")
+    async def pay(item_id: int, w: Annotated[Work, Depends(idempotent)], coin: str = "") -> str:
+        subject.calls.append(w.id)
+        return f"{item_id} {coin}"
+
     @app.get("/context")
     async def context() -> dict[str, Any]:
         found = current()

@@ -120,6 +120,13 @@ def test_a_key_is_its_principals_own(run: Callable[..., Running]) -> None:
     assert len(set(running.subject.calls)) == 2
 
 
+def test_a_key_is_for_one_address_and_not_for_its_route(running: Running) -> None:
+    paths = ("/items/1/pay", "/items/2/pay", "/items/2/pay?coin=penny")
+    answers = [running.client.post(path, headers={"Idempotency-Key": "k"}) for path in paths]
+    assert [answer.json() for answer in answers] == ["1 ", "2 ", "2 penny"]
+    assert len(set(running.subject.calls)) == 3
+
+
 def test_the_id_of_the_work_is_the_same_when_it_is_tried_again(running: Running) -> None:
     post(running, "k", "broken")
     post(running, "k", "broken")

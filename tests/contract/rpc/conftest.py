@@ -89,7 +89,7 @@ class Broker:
                 connection.channel().basic_publish(amqp.Message(body), "", queue)
         else:
             with connect_redis(self.url) as client:
-                client.xadd(queue, {"id": "raw", "headers": "{}", "body": body})
+                client.xadd(queue, {"headers": "{}", "body": body})
 
     def wait_until_stored(self, queue: str) -> None:
         """Wait until *queue* itself would survive a crash.

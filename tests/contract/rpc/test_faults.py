@@ -125,6 +125,7 @@ def test_a_message_that_is_no_call_is_buried_and_stops_nobody(
     assert {letter.body for letter in letters} == set(bodies)
     reasons = {letter.reason for letter in letters}
     assert reasons == {"decode:JSON", "refused:TooDeep", "refused:TooLarge"}
+    assert all(letter.id for letter in letters)
     assert works(calls, queue)
 
 

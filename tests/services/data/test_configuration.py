@@ -44,6 +44,11 @@ BAD: dict[str, tuple[str, dict[str, str], list[str]]] = {
         {"JWT_JWKS_URL": "https://keys.example/jwks.json"},
         ["JWT_JWKS_URL", "JWT_SECRET_KEY"],
     ),
+    "no key of tokens": (
+        "data.api",
+        {"JWT_SECRET_KEY": GONE, "APP_AUTH_REQUIRED": "true"},
+        ["JWT_SECRET_KEY", "JWT_PRIVATE_KEY", "JWT_JWKS_URL", "APP_AUTH_REQUIRED"],
+    ),
     "a broker of another kind": (
         "data.worker",
         {"CELERY_BROKER_URL": f"sqs://app:{CANARY}@host"},

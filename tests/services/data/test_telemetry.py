@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 
 import httpx
@@ -65,8 +66,9 @@ def test_every_process_measures_what_it_did(platform: Platform, client: httpx.Cl
 
         def measured(address: str = address, lines: list[str] = lines) -> bool:
             text = httpx.get(address).text
-            for line in [*lines, "app_up", "app_build_info", "process_cpu_seconds_total"]:
-                assert line in text
+            for line in [*lines, "app_build_info{", "process_cpu_seconds_total "]:
+                assert f"\n{line}" in text
+            assert re.search(r"^app_up(\{.*\})? 1\.0$", text, re.MULTILINE)
             return True
 
         eventually(measured)
@@ -77,7 +79,7 @@ def test_every_process_says_that_it_started(platform: Platform) -> None:
     assert {line["process"] for line in started} == {
         "api",
         "worker",
-        "the server of data_queue",
+        "dataservice",
     }
     for line in started:
         assert (line["service"], line["level"]) == ("data", "info")

@@ -32,6 +32,13 @@ def test_a_caller_may_only_shorten_the_time(asked: bytes | None, expected: str) 
     assert headers.get("x-timeout-seconds") == expected
 
 
+@pytest.mark.parametrize(("asked", "expected"), [(b"60", None), (b"5", "5")])
+def test_who_asks_for_an_event_stream_gets_no_more_time(asked: bytes, expected: str | None) -> None:
+    headers = Headers([(b"accept", b"text/event-stream"), (b"x-timeout-seconds", asked)])
+    headers.bound_timeout(30.0, b"30.0")
+    assert headers.get("x-timeout-seconds") == expected
+
+
 @pytest.mark.parametrize(
     "name", [b"host", b"content-length", b"content-type", b"authorization", b"idempotency-key"]
 )

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from mainstay.config import Settings
+from mainstay.errors import Misconfigured
 from mainstay.http import asgi
 from mainstay.http.connections import limit_connections
 from mainstay.http.draining import drain_on_sigterm
@@ -81,6 +82,11 @@ def create_app(
     """
     service = Service.of(service)
     settings = service.settings
+    if settings.auth_required and not service.tokens.can_verify:
+        raise Misconfigured(
+            "every request needs a token, and there is no key to verify one with: set one of "
+            "JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL, or APP_AUTH_REQUIRED=false"
+        )
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
     app = _Application(
         title=title or service.name,

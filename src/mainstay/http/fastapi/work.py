@@ -93,7 +93,7 @@ class Work:
 
         Raises:
             Retry: The database does not answer, or not now; nothing was kept.
-            Disconnected: The connection broke during the commit: the outcome is unentry.
+            Disconnected: The connection broke during the commit: the outcome is unknown.
         """
         if self._session is not None:
             with _translated(committing=True):
@@ -237,6 +237,7 @@ async def _under_key(request: Request, key: str) -> Work:
     asked = idempotency.Request.of(
         idempotency.parse_key(key),
         operation=f"{request.method} {entry.route}",
+        target=entry.target,
         principal=context.principal.subject if context and context.principal else "",
         body=await request.body(),
         content_type=request.headers.get("content-type", ""),

@@ -43,7 +43,8 @@ def connect(
         userid=unquote(parts.username or "guest"),
         password=unquote(parts.password or "guest"),
         virtual_host=unquote(parts.path[1:]) or "/",
-        ssl=tls,
+        # With a name to compare, py-amqp checks that the certificate is for this host; else not.
+        ssl={"server_hostname": parts.hostname} if tls else False,
         connect_timeout=connect_timeout_seconds,
         # How long the handshake may take; whoever reads later sets a limit of its own.
         read_timeout=connect_timeout_seconds,

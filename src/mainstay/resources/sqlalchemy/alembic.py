@@ -14,7 +14,9 @@ lock, and neither touches Mainstay's own tables.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from alembic import context
@@ -23,6 +25,7 @@ from sqlalchemy import Connection, MetaData
 from sqlalchemy.engine import make_url
 
 from mainstay.config import Settings, urls
+from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import migrate, tables
 
 __all__ = ["run"]
@@ -44,8 +47,14 @@ def run(
     if isinstance(given, Connection):
         _migrate(given, target_metadata)
         return
-    loaded = settings if isinstance(settings, Settings) else settings.load()
-    url = urls.sync_url(loaded.need("database_url"))
+    try:
+        loaded = settings if isinstance(settings, Settings) else settings.load()
+        url = urls.sync_url(loaded.need("database_url"))
+    except Misconfigured as error:
+        if Path(sys.argv[0]).name != "alembic":
+            raise
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(Misconfigured.exit_code) from error
     if context.is_offline_mode():
         # Only the kind of database matters to SQL that is printed, and no password may be.
         context.configure(

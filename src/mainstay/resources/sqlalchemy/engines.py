@@ -98,19 +98,24 @@ def ping_engine(url: str, limits: Limits) -> Engine:
     """Make an engine without a pool: each connection is its own, for health and migrations."""
     address = make_url(url)
     made = create_engine(
-        address, connect_args=_connect_args(address, limits), poolclass=NullPool, **_JSON
+        address, connect_args=_connect_args(address, limits), poolclass=NullPool, **_ALWAYS
     )
     _listen(made, limits)
     return made
 
 
-_JSON: Mapping[str, Any] = {"json_serializer": json.dumps, "json_deserializer": json.loads}
+_ALWAYS: Mapping[str, Any] = {
+    "json_serializer": json.dumps,
+    "json_deserializer": json.loads,
+    # Messages of errors end up in logs and spans, where no row's values belong.
+    "hide_parameters": True,
+}
 
 
 def _pool(address: URL, limits: Limits) -> dict[str, Any]:
     if _is_in_memory(address):
         # Each connection would be an empty database of its own.
-        return {"poolclass": StaticPool, **_JSON}
+        return {"poolclass": StaticPool, **_ALWAYS}
     return {
         "pool_size": limits.pool_size,
         "max_overflow": limits.max_overflow,
@@ -120,7 +125,7 @@ def _pool(address: URL, limits: Limits) -> dict[str, Any]:
         "pool_pre_ping": address.get_driver_name() != "asyncpg",
         # What was used last is used next, so the others may grow old and be closed by the server.
         "pool_use_lifo": True,
-        **_JSON,
+        **_ALWAYS,
     }
 
 

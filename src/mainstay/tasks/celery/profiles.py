@@ -86,6 +86,8 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
         "timezone": "UTC",
         # --- broker
         "broker_url": broker,
+        # kombu fills in the host's name; without one, certificates for other hosts would do.
+        "broker_use_ssl": {"server_hostname": None} if broker.startswith("amqps:") else None,
         "broker_connection_timeout": CONNECT_TIMEOUT_SECONDS,
         "broker_connection_retry": True,
         "broker_connection_retry_on_startup": True,

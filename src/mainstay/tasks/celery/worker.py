@@ -12,11 +12,13 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.util
 from celery import signals
 from celery.apps import worker as celery_worker
+from celery.exceptions import SecurityWarning
 from celery.utils.nodenames import NODENAME_DEFAULT
 from celery.worker import state as worker_state
 
@@ -125,6 +127,9 @@ class WorkerSide:
         if not self._is_current():
             return
         self._app.service.logs.install()
+        if self._app.service.settings.is_dev:
+            # A container of a developer's runs as root; the warning is for everywhere else.
+            warnings.filterwarnings("ignore", category=SecurityWarning)
         # Without a handler of its own, and without ours, it writes to the terminal by itself.
         pool = billiard.util.get_logger()
         pool.propagate = True

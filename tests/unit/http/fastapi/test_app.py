@@ -104,6 +104,11 @@ async def test_the_services_life_surrounds_the_authors(capsys: pytest.CaptureFix
     assert "startup_success" in capsys.readouterr().out
 
 
+def test_a_service_that_asks_for_tokens_needs_a_key_for_them() -> None:
+    with pytest.raises(Misconfigured, match="JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL"):
+        create_app(Settings(env="test", service_name="orders", auth_required=True))
+
+
 # --- the document ---------------------------------------------------------------------------
 
 

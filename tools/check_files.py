@@ -83,7 +83,7 @@ def is_ours(path: Path) -> bool:
 
 def with_clean_whitespace(text: str) -> str:
     """Return *text* with unix line ends, none of them after blanks, and exactly one at the end."""
-    lines = [line.rstrip() for line in text.splitlines()]
+    lines = [line.rstrip() for line in text.split("\n")]
     clean = "\n".join(lines).rstrip("\n")
     return clean + "\n" if clean else ""
 

@@ -38,7 +38,7 @@ class Breaker:
         failures: How many in a row open it.
         rest_seconds: How long it is then open before a probe may pass.
         slow_seconds: An answer that took longer counts as a failure; ``None`` for never.
-        on_change: Told the name and the new state, at each change.
+        on_change: Told the name and the new state, at each change; see also :meth:`watch`.
         clock: Monotonic seconds.
     """
 
@@ -57,12 +57,19 @@ class Breaker:
         self._most = failures
         self._rest_seconds = rest_seconds
         self._slow_seconds = slow_seconds
-        self._on_change = on_change
+        self._watchers = [] if on_change is None else [on_change]
         self._clock = clock
         self._in_a_row = 0
         self._opened_at = 0.0
         self._is_probing = False
         self._lock = threading.Lock()
+
+    def watch(self, tell: Callable[[str, State], object]) -> None:
+        """Tell the name and the state now and at each change; the same *tell* once."""
+        with self._lock:
+            if tell not in self._watchers:
+                self._watchers.append(tell)
+                tell(self.name, self.state)
 
     @contextmanager
     def guard(self) -> Iterator[Attempt]:
@@ -88,7 +95,7 @@ class Breaker:
         if attempt.has_failed or is_slow:
             self._failed(is_probe=is_probe)
         else:
-            self._succeeded()
+            self._succeeded(is_probe=is_probe)
 
     def _admit(self) -> bool:
         with self._lock:
@@ -105,20 +112,28 @@ class Breaker:
             retry_after_seconds=max(left, 1.0),
         )
 
-    def _succeeded(self) -> None:
+    def _succeeded(self, *, is_probe: bool) -> None:
         with self._lock:
+            if not self._counts(is_probe=is_probe):
+                return
             self._in_a_row = 0
             self._is_probing = False
             self._become("closed")
 
     def _failed(self, *, is_probe: bool) -> None:
         with self._lock:
+            if not self._counts(is_probe=is_probe):
+                return
             self._in_a_row += 1
             if is_probe:
                 self._is_probing = False
             if is_probe or self._in_a_row >= self._most:
                 self._opened_at = self._clock()
                 self._become("open")
+
+    def _counts(self, *, is_probe: bool) -> bool:
+        """What began before it opened and ends after it tells of a time that is past."""
+        return is_probe or self.state == "closed"
 
     def _end_probe(self, *, is_probe: bool) -> None:
         """A probe that ended without a word about the server: the next one may try."""
@@ -130,5 +145,5 @@ class Breaker:
     def _become(self, state: State) -> None:
         if state != self.state:
             self.state = state
-            if self._on_change is not None:
-                self._on_change(self.name, state)
+            for tell in self._watchers:
+                tell(self.name, state)

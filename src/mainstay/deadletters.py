@@ -6,6 +6,7 @@ stream on Redis. Both hold the message as it came, so that a retry puts back jus
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ __all__ = [
     "by_cause",
     "dead_letters_of",
     "reason_of",
+    "unnamed",
 ]
 
 SUFFIX = "_dlq"
@@ -33,6 +35,11 @@ Kind = Literal["task", "call", "event"]
 def dead_letters_of(queue: str) -> str:
     """Return the name of the queue or stream that holds the dead letters of *queue*."""
     return queue + SUFFIX
+
+
+def unnamed(message: bytes) -> str:
+    """Return an id for a message that has none of its own: the same each time one looks."""
+    return f"unnamed-{hashlib.sha256(message).hexdigest()[:16]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,14 @@ class DeadLetter:
     envelope: bytes = b""
     position: str = ""
 
+    def __post_init__(self) -> None:
+        # Half a surrogate pair can be in any text of Python's, a file's name for one, and in no
+        # store: a letter that could not be kept for that would be tried for ever.
+        for name in ("id", "queue", "reason", "name", "detail"):
+            object.__setattr__(self, name, _storable(getattr(self, name)))
+        headers = {_storable(name): _storable(value) for name, value in self.headers.items()}
+        object.__setattr__(self, "headers", headers)
+
     def to_fields(self) -> dict[str, bytes | str]:
         """Return the fields of a Redis stream entry."""
         return {
@@ -99,7 +114,7 @@ class DeadLetter:
             died_at = 0.0
         kind = text(b"kind")
         return cls(
-            id=text(b"id"),
+            id=text(b"id") or unnamed(fields.get(b"envelope", b"") + fields.get(b"body", b"")),
             kind=kind if kind in ("task", "call", "event") else "task",  # type: ignore[arg-type] # checked beside it
             queue=text(b"queue") or queue,
             reason=text(b"reason") or "unknown",
@@ -111,6 +126,10 @@ class DeadLetter:
             envelope=fields.get(b"envelope", b""),
             position=position,
         )
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

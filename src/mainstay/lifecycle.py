@@ -87,6 +87,20 @@ class Lifecycle:
         """Call *callback* once when the last work is done; last registered, first called."""
         self._stop_callbacks.append(callback)
 
+    def renew(self) -> bool:
+        """Go from ``stopped`` back to ``starting``, and say whether that was so: one process may
+        serve an application twice, as tests do.
+
+        What the life before has registered was called at its end; each life registers its own.
+        """
+        with self._lock:
+            if self.phase is not Phase.STOPPED:
+                return False
+            self.phase = Phase.STARTING
+            self.draining.clear()
+            self._pulses.clear()
+            return True
+
     def started(self) -> None:
         """Enter ``running``; ignored once the process drains."""
         if self.phase is Phase.STARTING:

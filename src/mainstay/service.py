@@ -91,7 +91,6 @@ class Service(Generic[S_co]):
         self._settings = settings
         self.resources: dict[str, Resource] = {}
         self.lifecycle = Lifecycle()
-        self.lifecycle.on_drain(self._note_end)
         self.lifecycle.on_stop(self._close)
         for resource in resources:
             self.hold(resource)
@@ -183,6 +182,7 @@ class Service(Generic[S_co]):
         self.logs.install()
         self.metrics.up()
         self.lifecycle.started()
+        self.lifecycle.on_drain(self._note_end)
         self.logs.write(
             "info", "mainstay", f"{process} is up", event="startup_success", process=process
         )

@@ -70,6 +70,25 @@ def test_a_probe_that_fails_opens_it_again(breaker: Breaker, clock: Clock) -> No
         pytest.fail("it must not pass")
 
 
+def test_a_success_that_began_before_it_opened_does_not_close_it(breaker: Breaker) -> None:
+    with breaker.guard():
+        fail(breaker)
+        fail(breaker)
+    assert state(breaker) == "open"
+
+
+def test_a_failure_that_began_before_it_opened_makes_its_rest_no_longer(
+    breaker: Breaker, clock: Clock
+) -> None:
+    with breaker.guard():
+        fail(breaker)
+        fail(breaker)
+        clock.now = 9  # which is slow
+    clock.now = 10
+    with breaker.guard():
+        assert state(breaker) == "half-open"
+
+
 @pytest.mark.parametrize("error", [NotFound("no such account"), asyncio.CancelledError()])
 def test_what_says_nothing_about_the_server_counts_nothing(
     breaker: Breaker, error: BaseException
@@ -106,3 +125,17 @@ def test_changes_are_told(clock: Clock) -> None:
     with breaker.guard():
         pass
     assert told == [("ledger", "open"), ("ledger", "half-open"), ("ledger", "closed")]
+
+
+def test_who_watches_is_told_the_state_at_once_and_each_change_once(breaker: Breaker) -> None:
+    told: list[tuple[str, str]] = []
+
+    def tell(name: str, state: str) -> None:
+        told.append((name, state))
+
+    breaker.watch(tell)
+    breaker.watch(tell)
+    assert told == [("ledger", "closed")]
+    fail(breaker)
+    fail(breaker)
+    assert told[1:] == [("ledger", "open")]

@@ -188,7 +188,7 @@ def _act(
     act: Callable[[DeadLetters, str, Callable[[DeadLetter], bool]], int],
     done: str,
 ) -> None:
-    if (id is None) == (all_like is None):
+    if bool(id) == bool(all_like):
         raise typer.BadParameter("give one ID, or --all-like ID")
     wanted = _one(id or all_like or "", service, queue)
     like = wanted.letter

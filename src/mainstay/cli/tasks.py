@@ -93,12 +93,11 @@ def retry(id: Id, service: Service = None) -> None:
             raise Conflict(f"task {id} is {status.state}: only one that has failed is sent again")
         for store in stores(celery_app.service.settings):
             for queue in store.queues():
-                if not any(letter.id == id for letter in store.letters(queue)):
+                if not store.retry(queue, lambda letter: letter.id == id):
                     continue
                 kept = celery_app.reports.store
-                if kept is not None:
+                if kept is not None:  # changes nothing where a worker was quicker
                     kept.record(TaskStatus(id=id, name=status.name, queue=queue))
-                store.retry(queue, lambda letter: letter.id == id)
                 typer.echo(f"{id} waits again on {queue}")
                 return
     raise NotFound(

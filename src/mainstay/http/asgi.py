@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mainstay.limits import RateLimits, Rule
     from mainstay.service import Service
 
-__all__ = ["ENTRY", "Edge", "Rules"]
+__all__ = ["ENTRY", "Edge", "Places", "Rules"]
 
 ENTRY = "mainstay.entry"
 """The key of the scope under which everything inside finds the :class:`HttpEntry`."""
@@ -40,6 +40,7 @@ class Rules:
         quiet: Those of them that machines ask: no limit, logged at debug level.
         public: Paths that need no token; one that ends in ``*`` stands for all below it.
         in_flight_limit: Requests that are worked on at a time; beyond, 503.
+        socket_limit: WebSockets that are open at a time, for they live long; beyond, 503.
         rate: What one caller may ask for; ``None`` for any amount.
         limits: Who counts it.
         idempotency: Where the keys of requests are kept.
@@ -51,6 +52,7 @@ class Rules:
     quiet: frozenset[str] = frozenset()
     public: tuple[str, ...] = ()
     in_flight_limit: int = 1_000
+    socket_limit: int = 1_000
     rate: Rule | None = None
     limits: RateLimits | None = None
     idempotency: Store[Any] | None = None
@@ -71,6 +73,31 @@ class Rules:
         return bool(self.public_folders) and path.startswith(self.public_folders)
 
 
+class Places:
+    """So many at a time and no more; counted on one event loop, which needs no lock.
+
+    Args:
+        of: What takes them, for messages.
+    """
+
+    __slots__ = ("_limit", "_taken", "of")
+
+    def __init__(self, limit: int, of: str) -> None:
+        self.of = of
+        self._limit = limit
+        self._taken = 0
+
+    def take(self) -> bool:
+        """Take a place, if there is one; whoever waits for anything has taken his before."""
+        if self._taken >= self._limit:
+            return False
+        self._taken += 1
+        return True
+
+    def give_back(self) -> None:
+        self._taken -= 1
+
+
 class Edge:
     """Stands before an ASGI application and leads what comes through the stations.
 
@@ -85,7 +112,8 @@ class Edge:
         self.app = app
         self.service = service
         self.rules = rules
-        self.in_flight = 0
+        self.requests = Places(rules.in_flight_limit, "requests in hand")
+        self.sockets = Places(rules.socket_limit, "WebSockets open")
         self.timeout_seconds = settings.request_timeout_seconds
         self.timeout_text = str(settings.request_timeout_seconds).encode()
         self.body_limit_bytes = settings.body_limit_bytes
@@ -115,6 +143,7 @@ class Edge:
                     await entry.refuse(Overloaded("the service is shutting down: ask again"))
             raise error
         finally:
+            entry.leave()
             del entry.scope[ENTRY]  # or each request would be a cycle, for the collector to find
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -9,6 +9,7 @@ environment's proxies are not used. `Client` blocks, `AsyncClient` is for event 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -49,6 +50,7 @@ __all__ = ["AsyncClient", "Client", "Reply", "RequestOptions"]
 
 # Sent twice these do no more than once (RFC 9110, 9.2.2).
 _IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE", "TRACE"})
+_WHOLE = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")  # RFC 3986, 3.1
 _PASSING = frozenset({502, 503, 504})
 _BACKOFF = Backoff(attempts=3, initial_seconds=0.1, max_seconds=2.0)
 
@@ -160,7 +162,7 @@ class _Asking:
 
         Args:
             base_url: The other service; every request goes there and nowhere else.
-            service: Whose traces get a client span.
+            service: Whose traces get a client span, and whose metrics the breaker's state.
             timeout_seconds: How long a request may take, with everything that is tried again;
                 never longer than what is left of the deadline of the work at hand.
             backoff: How often it is tried in all, and the pauses between.
@@ -178,6 +180,8 @@ class _Asking:
         self._reply_limit = reply_limit_bytes
         self._passes_principal = passes_principal
         self._base = httpx.URL(base_url)
+        if service is not None and breaker is not None:
+            breaker.watch(service.metrics.breaker)
         self._open(
             headers=headers,
             follow_redirects=False,
@@ -244,7 +248,7 @@ class _Asking:
 
     def _url(self, path: str) -> httpx.URL:
         base = self._base
-        whole = path if "://" in path else f"{str(base).rstrip('/')}/{path.lstrip('/')}"
+        whole = path if _WHOLE.match(path) else f"{str(base).rstrip('/')}/{path.lstrip('/')}"
         url = httpx.URL(whole)
         if (url.scheme, url.netloc) != (base.scheme, base.netloc):
             raise Invalid(f"{path!r} leads away from {base.host}: make a client for it")

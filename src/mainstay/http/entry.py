@@ -25,11 +25,10 @@ from mainstay.http.headers import Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, TimedOut, problem_of, status_of
 from mainstay.http.routes import UNMATCHED, template_of
 from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
-from mainstay.idempotency import MAX_STORED_BYTES
 from mainstay.pipeline import Entry, Step
 
 if TYPE_CHECKING:
-    from mainstay.http.asgi import Edge
+    from mainstay.http.asgi import Edge, Places
 
 __all__ = ["BODY_LIMIT", "HttpEntry", "SocketEntry", "UnitOfWork"]
 
@@ -83,6 +82,7 @@ class HttpEntry(Entry[None], Timed):
     """Does the answer say that the request does not fit?"""
     status = 0
 
+    _place: Places | None = None
     _route: str | None = None
     _refusal: BaseException | None = None
     _has_started = False
@@ -172,14 +172,22 @@ class HttpEntry(Entry[None], Timed):
         rules = edge.rules
         if self._path in rules.quiet or self._is_preflight:
             return None
-        if edge.in_flight >= rules.in_flight_limit:
-            raise Overloaded("the service works on as many requests as it may: ask again")
+        places = self._places
+        if not places.take():
+            raise Overloaded(f"the service has as many {places.of} as it may: ask again")
+        self._place = places
         if rules.rate is None or rules.limits is None:
             return None
         return Step(aio=self._count)
 
     def handle(self) -> Step[None]:
         return Step(aio=self._run)
+
+    def leave(self) -> None:
+        """Make room for the next one: whatever became of this, it has ended."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.give_back()
 
     def outcome(self, error: BaseException | None) -> str:
         if isinstance(error, asyncio.CancelledError):
@@ -249,6 +257,10 @@ class HttpEntry(Entry[None], Timed):
         return f"address:{self.client}"
 
     @property
+    def _places(self) -> Places:
+        return self.edge.requests
+
+    @property
     def _needs_token(self) -> bool:
         edge = self.edge
         if not edge.auth_required or edge.rules.is_public(self._path):
@@ -288,7 +300,6 @@ class HttpEntry(Entry[None], Timed):
         edge = self.edge
         ends_at = self.context.deadline if self.context is not None else None
         self.begin(time.monotonic() + edge.timeout_seconds if ends_at is None else ends_at)
-        edge.in_flight += 1
         edge.deadlines.watch(self)
         failure: BaseException | None = None
         try:
@@ -309,7 +320,6 @@ class HttpEntry(Entry[None], Timed):
             raise
         finally:
             edge.deadlines.leave(self)
-            edge.in_flight -= 1
             if self.unit is not None:
                 await self.unit.close(failure)
 
@@ -406,11 +416,6 @@ class HttpEntry(Entry[None], Timed):
         start, *parts = held
         body = b"".join(part.get("body", b"") for part in parts)
         try:
-            if len(body) > MAX_STORED_BYTES:
-                raise RuntimeError(
-                    f"the answer to a request with a key has {len(body)} bytes, and at most "
-                    f"{MAX_STORED_BYTES} are stored: answer with a link instead"
-                )
             await self.unit.settle(start["status"], start.get("headers", []), body)
         except Exception as error:  # noqa: BLE001 - nothing has left: a clean answer
             self._refusal = error
@@ -513,6 +518,10 @@ class SocketEntry(HttpEntry):
         finally:
             if self.unit is not None:
                 await self.unit.close(failure)
+
+    @property
+    def _places(self) -> Places:
+        return self.edge.sockets
 
     @property
     def headers(self) -> Mapping[str, str]:

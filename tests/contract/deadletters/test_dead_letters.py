@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, Protocol
 
 import amqp
 import pytest
 
 from mainstay.deadletters import DeadLetter, DeadLetters, by_cause, dead_letters_of
+from mainstay.errors import Unavailable
+from mainstay.processes.ports import free_port
 from mainstay.resources.amqp import AmqpDeadLetters, Publisher, connect
 from mainstay.resources.amqp.deadletters import headers_of
 from mainstay.resources.redis import RedisDeadLetters
@@ -185,3 +188,45 @@ def test_the_brokers_own_dead_letters_are_understood(rabbitmq_url: str) -> None:
         eventually(lambda: store.queues() == ["work"])
     (found,) = store.letters("work")
     assert (found.id, found.queue, found.reason) == ("m", "work", "expired")
+
+
+def test_a_token_that_the_broker_kept_is_shown_to_nobody(rabbitmq_url: str) -> None:
+    with connect(rabbitmq_url) as connection:
+        channel = connection.channel()
+        channel.queue_declare("work_dlq", durable=True, auto_delete=False)
+        message = amqp.Message(b"{}", application_headers={"x-mainstay-token": "secret", "id": "i"})
+        channel.basic_publish(message, "", "work_dlq")
+        store = AmqpDeadLetters(rabbitmq_url, known=["work"])
+        eventually(lambda: store.queues() == ["work"])
+    (found,) = store.letters("work")
+    assert "secret" not in repr(found)
+
+
+def test_a_letter_without_an_id_can_be_told_from_others(broker: Broker) -> None:
+    nameless = [replace(letter(number), id="", name="", reason="decode:x") for number in (1, 2)]
+    buried(broker, *nameless)
+    first, second = broker.store.letters("work")
+    assert first.id != second.id
+    assert ids(broker) == [first.id, second.id]
+    assert broker.store.discard("work", lambda found: found.id == second.id) == 1
+    eventually(lambda: ids(broker) == [first.id])
+
+
+@pytest.mark.parametrize("store", ["redis", "rabbitmq"])
+def test_a_broker_that_does_not_answer_is_said_to(store: str) -> None:
+    gone = free_port()
+    letters: DeadLetters = (
+        RedisDeadLetters(connect_redis(f"redis://127.0.0.1:{gone}"), {})
+        if store == "redis"
+        else AmqpDeadLetters(f"amqp://127.0.0.1:{gone}", known=["work"])
+    )
+    for ask in (letters.queues, lambda: list(letters.letters("work"))):
+        with pytest.raises(Unavailable, match="does not answer"):
+            ask()
+
+
+def test_text_that_no_store_can_keep_is_kept_readably(broker: Broker) -> None:
+    buried(broker, replace(letter(1), detail="no file \udcff", name="x\ud800"))
+    (found,) = broker.store.letters("work")
+    assert found.detail == "no file \\udcff"
+    assert found.name == "x\\ud800"

@@ -126,6 +126,12 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         subject.released.wait(30)
         return "done"
 
+    @app.get("/aside")
+    async def aside() -> str:
+        subject.entered.append("aside")
+        await asyncio.to_thread(subject.released.wait, 30)
+        return "done"
+
     @app.get("/breaking")
     async def breaking() -> StreamingResponse:
         async def events() -> AsyncIterator[str]:

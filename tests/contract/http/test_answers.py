@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from mainstay.health import Check
+from mainstay.limits import MemoryCounts, RateLimits, Rule
 from mainstay.testing.wait import eventually
 from mainstay.traces import Traces
 from tests.contract.http.conftest import Running
@@ -360,6 +367,26 @@ def test_a_role_opens_what_it_is_for_and_nothing_else(run: Run) -> None:
     assert answer.json() == {"message": "welcome"}
 
 
+def test_the_public_half_of_a_private_key_is_there_for_everybody(run: Run) -> None:
+    pem = ed25519.Ed25519PrivateKey.generate().private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    running = run(auth_required=True, jwt_private_key=pem.decode())
+    answer = running.client.get("/.well-known/jwks.json")
+    assert answer.status_code == 200
+    assert answer.headers["cache-control"].startswith("public, max-age=")
+    (key,) = answer.json()["keys"]
+    assert (key["kty"], key["alg"], "d" in key) == ("OKP", "EdDSA", False)
+    token = running.service.tokens.issue("user-1")
+    assert jwt.get_unverified_header(token)["kid"] == key["kid"]
+    public = jwt.PyJWK(key)
+    assert jwt.decode(token, public, audience="orders", algorithms=["EdDSA"])["sub"] == "user-1"
+
+
+def test_where_there_is_no_private_key_there_is_none_to_publish(running: Running) -> None:
+    problem(running.client.get("/.well-known/jwks.json"), 404)
+
+
 def test_where_tokens_are_required_every_route_needs_one_unless_it_is_public(run: Run) -> None:
     running = run(auth_required=True, jwt_secret_key=SECRET, options={"public": ("/", "/errors/*")})
     problem(running.client.get("/context"), 401)
@@ -447,6 +474,24 @@ def test_more_requests_than_may_be_in_hand_are_refused(run: Run) -> None:
     assert refused.headers["retry-after"] == "1"
 
 
+class Slow(MemoryCounts):
+    """Counts as a server far away does: everybody waits for it."""
+
+    async def ahit(self, rule: Rule, key: str) -> float | None:
+        await asyncio.sleep(0.2)
+        return await super().ahit(rule, key)
+
+
+def test_requests_that_wait_to_be_admitted_are_counted(run: Run) -> None:
+    limits = {"in_flight_limit": 2, "rate_limits": RateLimits(Slow())}
+    running = run(rate_limit="100/hour", options=limits)
+    for _ in range(2):  # and each of them is counted off again
+        with ThreadPoolExecutor(6) as threads:
+            answers = list(threads.map(running.client.get, ["/slow?seconds=0.5"] * 6))
+        statuses = sorted(answer.status_code for answer in answers)
+        assert statuses == [200, 200, 503, 503, 503, 503]
+
+
 # --- streams --------------------------------------------------------------------------------
 
 
@@ -488,6 +533,25 @@ def test_a_websocket_passes_all_stations(running: Running) -> None:
     assert line["correlation_id"] == "ws-1"
 
 
+def test_more_websockets_than_may_be_open_are_refused(run: Run) -> None:
+    from websockets.exceptions import InvalidStatus
+    from websockets.sync.client import connect
+
+    running = run(options={"socket_limit": 1})
+    url = f"ws://127.0.0.1:{running.port}/echo"
+    with connect(url, proxy=None) as first:
+        first.recv()
+        with pytest.raises(InvalidStatus) as caught:
+            connect(url, proxy=None)
+        assert caught.value.response.status_code == 503
+        assert running.client.get("/context").status_code == 200
+        first.send("bye")
+        first.recv()
+    running.lines(3)
+    with connect(url, proxy=None) as second:
+        assert second.recv()
+
+
 def test_a_websocket_that_is_not_there_is_a_problem_document(running: Running) -> None:
     from websockets.exceptions import InvalidStatus
     from websockets.sync.client import connect
@@ -527,14 +591,24 @@ def test_health_is_logged_for_nobody(running: Running) -> None:
 
 
 def test_health_is_answered_while_every_thread_is_busy(running: Running) -> None:
-    # A framework has some forty threads for handlers that block.
-    with ThreadPoolExecutor(60) as threads:
+    # A framework has some forty threads for handlers that block, and an event loop at most 32 for
+    # whoever asks it for one.
+    with ThreadPoolExecutor(92) as threads:
         asking = [threads.submit(running.client.get, "/blocked") for _ in range(60)]
-        eventually(lambda: len(running.subject.entered) >= 40)
+        asking += [threads.submit(running.client.get, "/aside") for _ in range(32)]
+        entered = running.subject.entered
+        eventually(lambda: entered.count("blocked") >= 40 and entered.count("aside") == 32)
         for path in ("/health", "/ready", "/healthz", "/metrics", "/context"):
             assert running.client.get(path).status_code == 200
         running.subject.released.set()
         assert {answer.result().status_code for answer in asking} == {200}
+
+
+def test_what_a_check_shows_may_be_of_any_type(running: Running) -> None:
+    running.service.health.add(Check("ledger", lambda: {"balance": Decimal("1.5")}))
+    answer = running.client.get("/health")
+    assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+    assert answer.json()["checks"]["ledger"]["balance"] == "1.5"
 
 
 def test_metrics_count_requests_by_route_and_not_by_path(running: Running) -> None:

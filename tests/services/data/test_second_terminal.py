@@ -1,4 +1,4 @@
-"""A second terminal beside `mainstay dev` finds the embedded servers by itself."""
+"""A second terminal beside `mainstay dev` finds the servers, and sees what becomes of work."""
 
 from __future__ import annotations
 
@@ -151,3 +151,32 @@ def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
     finally:
         for pid in worker:
             os.kill(pid, signal.SIGCONT)
+
+
+def test_a_call_that_nobody_answers_is_a_504_and_without_a_server_a_503(
+    embedded_platform: Platform, address: str
+) -> None:
+    with httpx.Client(base_url=address, timeout=30) as client:
+
+        def post(**headers: str) -> httpx.Response:
+            return client.post(f"{API}/data/process", json={"payload": 1}, headers=headers)
+
+        server = embedded_platform.pids("data.dataservice")
+        for pid in server:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            late = post(**{"X-Timeout-Seconds": "1"})
+            assert late.status_code == 504, late.text
+            assert late.headers["content-type"] == "application/problem+json"
+
+            def is_known_to_be_gone() -> httpx.Response:
+                answer = post(**{"X-Timeout-Seconds": "1"})
+                assert answer.status_code == 503
+                return answer
+
+            gone = eventually(is_known_to_be_gone, timeout_seconds=30)
+            assert int(gone.headers["retry-after"]) >= 1
+        finally:
+            for pid in server:
+                os.kill(pid, signal.SIGCONT)
+        assert eventually(lambda: post().status_code == 200, timeout_seconds=30)

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 
+from mainstay import Service
 from mainstay import context as contexts
 from mainstay.breakers import Breaker
 from mainstay.context import Context, Principal
@@ -185,6 +186,11 @@ def test_no_request_leads_away(ask: Asks, other: Other, path: str) -> None:
     assert other.requests == []
 
 
+def test_an_address_in_a_query_leads_nowhere(ask: Asks, other: Other) -> None:
+    ask("GET", "/login?next=http://elsewhere/x")
+    assert str(other.requests[0].url) == "http://other/base/login?next=http://elsewhere/x"
+
+
 def test_an_answer_is_read_up_to_a_limit(ask: Asks, other: Other) -> None:
     other.options["reply_limit_bytes"] = 10
     other.will(httpx.Response(200, content=b"x" * 11))
@@ -201,6 +207,23 @@ def test_a_breaker_spares_a_server_that_fails(ask: Asks, other: Other) -> None:
     with pytest.raises(Unavailable, match="left alone"):
         ask("GET", "/orders")
     assert len(other.requests) == 3
+
+
+def test_the_state_of_a_breaker_is_a_metric_from_the_start(
+    ask: Asks, other: Other, service: Service
+) -> None:
+    def shown() -> float | None:
+        return service.metrics.registry.get_sample_value(
+            "mainstay_breaker_state", {"name": "other"}
+        )
+
+    breaker = Breaker("other", failures=3)
+    other.options |= {"breaker": breaker, "service": service}
+    ask("GET", "/orders")
+    assert shown() == 0
+    other.will(httpx.Response(503))
+    ask("GET", "/orders")
+    assert shown() == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AsyncExitStack,
+    asynccontextmanager,
+    nullcontext,
+)
 from functools import partial
 from typing import Any
 
@@ -51,6 +56,7 @@ def create_app(
     version: str = "",
     public: Sequence[str] = ("/",),
     in_flight_limit: int = 1_000,
+    socket_limit: int = 1_000,
     idempotency_store: Store[Any] | None = None,
     rate_limits: RateLimits | None = None,
     process: str = "api",
@@ -70,6 +76,7 @@ def create_app(
         public: Paths that need no token where `auth_required` asks for one; one that ends in
             ``*`` stands for all below it. Health, metrics and documentation need none.
         in_flight_limit: Requests that this process works on at a time; beyond, 503.
+        socket_limit: WebSockets that this process has open at a time; beyond, 503.
         idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
         rate_limits: Who counts for `rate_limit`; in Redis where there is one, else here.
         process: What this process is called in the log.
@@ -105,10 +112,11 @@ def create_app(
     app.add_exception_handler(Replay, replayed)
     rule = None if settings.rate_limit is None else Rule.parse(settings.rate_limit)
     rules = asgi.Rules(
-        own={**routes.machines(service), **docs.pages(app, folder)},
+        own={**routes.machines(service), **routes.keys(service), **docs.pages(app, folder)},
         quiet=routes.QUIET_PATHS,
         public=tuple(public),
         in_flight_limit=in_flight_limit,
+        socket_limit=socket_limit,
         rate=rule,
         limits=rate_limits or RateLimits(_counts(service)),
         idempotency=idempotency_store or _store(service),
@@ -153,10 +161,11 @@ def _lifespan(
                     yield state or {}
                     service.lifecycle.drain()
         finally:
-            # What was opened on this event loop can be closed on it alone.
-            for resource in service.resources.values():
-                await resource.aclose()
-            service.stop()
+            async with AsyncExitStack() as closing:  # each also when another fails
+                closing.callback(service.stop)
+                # What was opened on this event loop can be closed on it alone.
+                for resource in service.resources.values():
+                    closing.push_async_callback(resource.aclose)
 
     return lifespan
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from mainstay import limits
-from mainstay.health import Report
+from mainstay import limits, monitor
+from mainstay.errors import NotFound
 from mainstay.http.asgi import ENTRY
 from mainstay.http.entry import BODY_LIMIT, HttpEntry
 from mainstay.http.fastapi import errors
@@ -20,11 +20,13 @@ from mainstay.http.wire import ASGIApp, Receive, Scope, Send
 if TYPE_CHECKING:
     from mainstay.service import Service
 
-__all__ = ["QUIET_PATHS", "body_limit", "machines", "rate_limit", "readable"]
+__all__ = ["QUIET_PATHS", "body_limit", "keys", "machines", "rate_limit", "readable"]
 
-QUIET_PATHS = frozenset({"/health", "/ready", "/readyz", "/healthz", "/metrics"})
+QUIET_PATHS = monitor.PATHS
 
 _READING = "GET, HEAD, OPTIONS"
+_KEYS_TYPE = "application/jwk-set+json"  # RFC 7517, 8.5
+_KEYS_SECONDS = 300
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
@@ -35,24 +37,31 @@ def machines(service: Service) -> dict[str, ASGIApp]:
     They pass no route and no dependency and ask on threads of their own, so they answer also when
     everything that serves requests is busy.
     """
+    is_shown = service.settings.metrics_enabled
+    paths = monitor.PATHS if is_shown else monitor.PATHS - {"/metrics"}
+    return {path: readable(partial(_asked, service, path)) for path in paths}
 
-    async def health() -> Response:
-        return _report(await service.health.ahealth())
 
-    async def ready() -> Response:
-        return _report(await service.health.aready())
+async def _asked(service: Service, path: str) -> Response:
+    answer = await monitor.aanswer(service, path)
+    if answer is None:
+        raise NotFound(f"there is nothing at {path}")
+    headers = {"cache-control": "no-store", "content-type": answer.content_type}
+    return Response(answer.body, answer.status, headers)
 
-    async def alive() -> Response:
-        return _report(service.health.alive())
 
-    async def metrics() -> Response:
-        body, content_type = await asyncio.to_thread(service.metrics.exposition)
-        return Response(body, headers={"content-type": content_type})
+def keys(service: Service) -> dict[str, ASGIApp]:
+    """Return the answer to `/.well-known/jwks.json`, where tokens are signed with a private key:
+    with its public half, others verify them.
+    """
+    if service.settings.jwt_private_key is None:
+        return {}
 
-    answers = {"/health": health, "/ready": ready, "/readyz": ready, "/healthz": alive}
-    if service.settings.metrics_enabled:
-        answers["/metrics"] = metrics
-    return {path: readable(answer) for path, answer in answers.items()}
+    async def jwks() -> Response:
+        headers = {"cache-control": f"public, max-age={_KEYS_SECONDS}", "content-type": _KEYS_TYPE}
+        return Response(orjson.dumps(service.tokens.jwks()), headers=headers)
+
+    return {"/.well-known/jwks.json": readable(jwks)}
 
 
 def readable(answer: Callable[[], Awaitable[Response]]) -> ASGIApp:
@@ -111,12 +120,3 @@ def rate_limit(
             await counts.ahit(rule, f"{entry.route}:{entry.caller}")
 
     return check
-
-
-def _report(report: Report) -> Response:
-    return Response(
-        orjson.dumps(report.as_dict()),
-        report.http_status,
-        {"cache-control": "no-store"},
-        "application/json",
-    )

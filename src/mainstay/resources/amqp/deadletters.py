@@ -13,11 +13,14 @@ import urllib.parse
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import amqp
 
-from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
+from mainstay.context import PRINCIPAL_TOKEN
+from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of, unnamed
+from mainstay.errors import Unavailable
 from mainstay.resources.amqp.connection import connect
 from mainstay.resources.amqp.publisher import Publisher
 
@@ -29,7 +32,9 @@ QUEUE = "x-mainstay-queue"
 KIND = "x-mainstay-kind"
 NAME = "x-mainstay-name"
 DIED_AT = "x-mainstay-died-at"
-_OURS = frozenset({REASON, DETAIL, QUEUE, KIND, NAME, DIED_AT})
+# Ours, and the token of whom the work was for: nobody who looks here is to have it, and it is over
+# long before anybody retries.
+_HIDDEN = frozenset({REASON, DETAIL, QUEUE, KIND, NAME, DIED_AT, PRINCIPAL_TOKEN})
 
 _MANAGEMENT_TIMEOUT_SECONDS = 2.0
 # What the broker says in x-death, in the words of our own reasons.
@@ -73,13 +78,13 @@ class AmqpDeadLetters:
     def queues(self) -> list[str]:
         # Who is empty is asked of the queue itself: the management API is seconds behind.
         names = set(self._listed()) | set(self._known)
-        with connect(self._url) as connection:
+        with _reached(), connect(self._url) as connection:
             return sorted(name for name in names if _length(connection, name))
 
     def letters(self, queue: str) -> Iterator[DeadLetter]:
         # Messages that are looked at stay unacknowledged, so each is seen once; closing the
         # channel gives all of them back in their places.
-        with connect(self._url) as connection:
+        with _reached(), connect(self._url) as connection:
             channel = connection.channel()
             try:
                 while (message := channel.basic_get(dead_letters_of(queue))) is not None:
@@ -104,7 +109,7 @@ class AmqpDeadLetters:
         publisher: Publisher | None,
     ) -> int:
         count = 0
-        with connect(self._url) as connection:
+        with _reached(), connect(self._url) as connection:
             channel = connection.channel()
             try:
                 while (message := channel.basic_get(dead_letters_of(queue))) is not None:
@@ -141,6 +146,16 @@ class AmqpDeadLetters:
         return [row["name"].removesuffix(SUFFIX) for row in rows if row["name"].endswith(SUFFIX)]
 
 
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except (amqp.AMQPError, OSError) as error:
+        raise Unavailable(
+            "RabbitMQ does not answer: its dead letters cannot be seen now"
+        ) from error
+
+
 def _length(connection: amqp.Connection, queue: str) -> int:
     channel = connection.channel()
     try:
@@ -158,13 +173,13 @@ def _letter(message: amqp.Message, queue: str) -> DeadLetter:
     death: Mapping[str, Any] = deaths[0] if isinstance(deaths, list) and deaths else {}
     reason = headers.get(REASON) or _BROKER_REASONS.get(str(death.get("reason")), "rejected")
     kind: Kind = headers.get(KIND) or ("task" if "task" in headers else "call")
-    body = message.body
+    body = message.body if isinstance(message.body, bytes) else str(message.body).encode()
     return DeadLetter(
         id=str(
             headers.get("id")
             or properties.get("message_id")
             or properties.get("correlation_id")
-            or message.delivery_tag
+            or unnamed(body)
         ),
         kind=kind,
         queue=str(headers.get(QUEUE) or death.get("queue") or queue),
@@ -172,8 +187,8 @@ def _letter(message: amqp.Message, queue: str) -> DeadLetter:
         name=str(headers.get(NAME) or headers.get("task") or ""),
         detail=str(headers.get(DETAIL) or ""),
         died_at=_died_at(headers, death),
-        headers={str(name): str(value) for name, value in headers.items() if name not in _OURS},
-        body=body if isinstance(body, bytes) else str(body).encode(),
+        headers={str(name): str(value) for name, value in headers.items() if name not in _HIDDEN},
+        body=body,
         position=str(message.delivery_tag),
     )
 
@@ -194,7 +209,7 @@ def _put_back(publisher: Publisher, letter: DeadLetter, message: amqp.Message) -
     headers = dict(properties.pop("application_headers", None) or {})
     for name in list(headers):
         # The broker counts deliveries and deaths anew for a message that is published anew.
-        if name in _OURS or name.startswith(("x-death", "x-first-death", "x-last-death")):
+        if name in _HIDDEN or name.startswith(("x-death", "x-first-death", "x-last-death")):
             del headers[name]
     headers.pop("x-delivery-count", None)
     properties.pop("expiration", None)  # the deadline that it missed is over

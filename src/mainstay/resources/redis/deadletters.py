@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import redis
 
 from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
+from mainstay.errors import Unavailable
 
 __all__ = ["RedisDeadLetters", "Requeue"]
 
@@ -30,13 +32,15 @@ class RedisDeadLetters:
         self._requeue = requeue
 
     def queues(self) -> list[str]:
-        found = self._client.scan_iter(match=f"*{SUFFIX}", count=1000, _type="stream")
-        return sorted(name.decode().removesuffix(SUFFIX) for name in found)
+        with _reached():
+            found = self._client.scan_iter(match=f"*{SUFFIX}", count=1000, _type="stream")
+            return sorted(name.decode().removesuffix(SUFFIX) for name in found)
 
     def letters(self, queue: str) -> Iterator[DeadLetter]:
         first = "-"
         while True:
-            page: Any = self._client.xrange(dead_letters_of(queue), min=first, count=_PAGE)
+            with _reached():
+                page: Any = self._client.xrange(dead_letters_of(queue), min=first, count=_PAGE)
             for position, fields in page:
                 yield DeadLetter.from_fields(fields, queue=queue, position=position.decode())
             if len(page) < _PAGE:
@@ -73,6 +77,14 @@ class RedisDeadLetters:
                 else:
                     count += 1
         return count
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except redis.RedisError as error:
+        raise Unavailable("Redis does not answer: its dead letters cannot be seen now") from error
 
 
 def _only(wanted: DeadLetter) -> Callable[[DeadLetter], bool]:

@@ -1,17 +1,15 @@
-"""How much is in a queue and among its dead letters? RabbitMQ's management API knows."""
+"""How much is in a queue and among its dead letters? RabbitMQ's management API knows.
+
+For how long the oldest call has waited it does not: RabbitMQ tells that only of classic queues,
+and only where it is not too costly.
+"""
 
 from __future__ import annotations
 
-import base64
-import http.client
-import ssl
 from collections.abc import Mapping
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
-
-import orjson
 
 from mainstay.deadletters import dead_letters_of
+from mainstay.resources.amqp.management import Management
 
 __all__ = ["depth"]
 
@@ -31,47 +29,15 @@ def depth(
         management_url: With user and password, where the broker's own do not serve.
 
     Raises:
-        OSError, http.client.HTTPException, ValueError: The API does not answer, or refuses.
+        OSError, ValueError: The API does not answer, or refuses.
     """
-    parts = urlsplit(management_url)
-    host, secure = parts.hostname or "localhost", parts.scheme == "https"
-    connection: http.client.HTTPConnection
-    if secure:
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(
-            host, parts.port or 15671, timeout=timeout_seconds, context=context
-        )
-    else:
-        connection = http.client.HTTPConnection(host, parts.port or 15672, timeout=timeout_seconds)
-    vhost = quote(unquote(urlsplit(url).path[1:]) or "/", safe="")
-    prefix = f"{parts.path.rstrip('/')}/api/queues/{vhost}"
-    headers = {"Authorization": _login(url, management_url)}
-    try:
-        return {
-            name: _counts(connection, f"{prefix}/{quote(of, safe='')}", headers)
-            for name, of in (("queue", queue), ("dead_letters", dead_letters_of(queue)))
-        }
-    finally:
-        connection.close()
+    management = Management(url, management_url, timeout_seconds=timeout_seconds)
+    return {
+        "queue": _counts(management, queue),
+        "dead_letters": _counts(management, dead_letters_of(queue)),
+    }
 
 
-def _login(url: str, management_url: str) -> str:
-    parts = urlsplit(management_url)
-    if not parts.username:
-        parts = urlsplit(url)
-    login = f"{unquote(parts.username or 'guest')}:{unquote(parts.password or 'guest')}"
-    return f"Basic {base64.b64encode(login.encode()).decode()}"
-
-
-def _counts(
-    connection: http.client.HTTPConnection, path: str, headers: Mapping[str, str]
-) -> dict[str, int]:
-    connection.request("GET", path, headers=dict(headers))
-    response = connection.getresponse()
-    body = response.read()
-    if response.status == http.client.NOT_FOUND:
-        return dict.fromkeys(_COUNTS, 0)
-    if response.status != http.client.OK:
-        raise ValueError(f"the management API answered {response.status}")
-    found: dict[str, Any] = orjson.loads(body)
+def _counts(management: Management, queue: str) -> dict[str, int]:
+    found = management.queue(queue) or {}
     return {count: int(found.get(count) or 0) for count in _COUNTS}

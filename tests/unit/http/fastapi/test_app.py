@@ -104,6 +104,35 @@ async def test_the_services_life_surrounds_the_authors(capsys: pytest.CaptureFix
     assert "startup_success" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("logging_as_before")
+async def test_what_is_held_is_let_go_of_also_when_another_fails() -> None:
+    closed: list[str] = []
+
+    class Held(Resource):
+        def __init__(self, name: str) -> None:
+            self.name = name  # type: ignore[misc]  # of the class, where there is one of each
+
+        def ping(self) -> None:
+            pass
+
+        def close(self) -> None:
+            pass
+
+        async def aclose(self) -> None:
+            closed.append(self.name)
+            if self.name == "broken":
+                raise OSError("the connection is gone")
+
+    held = [Held("first"), Held("broken"), Held("last")]
+    service = Service(Settings(env="test", service_name="orders"), *held)
+    app = create_app(service)
+    with pytest.raises(OSError, match="gone"):
+        async with app.router.lifespan_context(app):
+            pass
+    assert closed == ["last", "broken", "first"]
+    assert service.lifecycle.phase is Phase.STOPPED
+
+
 def test_a_service_that_asks_for_tokens_needs_a_key_for_them() -> None:
     with pytest.raises(Misconfigured, match="JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL"):
         create_app(Settings(env="test", service_name="orders", auth_required=True))

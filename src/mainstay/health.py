@@ -34,7 +34,8 @@ class Check:
 
     Args:
         ping: Ask it, on a connection of its own, and return what is worth showing (latency is
-            added); raise when it does not answer.
+            added); raise when it does not answer. It must come to an end by itself: a process
+            that stops waits for it.
         optional: Without it the service is degraded, not unhealthy.
     """
 

@@ -15,7 +15,7 @@ from mainstay.service import Resource
 
 __all__ = ["RabbitMQ", "connect"]
 
-CONNECT_TIMEOUT_SECONDS = 2.0
+CONNECT_TIMEOUT_SECONDS = 1.5
 WRITE_TIMEOUT_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15
 
@@ -90,9 +90,7 @@ class RabbitMQ(Resource):
     @property
     def publisher(self) -> Publisher:
         """Publishes with confirms; threads may share it, and take turns."""
-        with self._lock:
-            if self._pid != os.getpid():  # the parent's connection is the parent's
-                self._pid, self._publisher = os.getpid(), None
+        with self._here():
             if self._publisher is None:
                 url = self.url
                 self._publisher = Publisher(lambda: connect(url, confirm_publish=True))
@@ -104,7 +102,14 @@ class RabbitMQ(Resource):
         return {"server_version": str(version)} if version else None
 
     def close(self) -> None:
-        with self._lock:
+        with self._here():
             publisher, self._publisher = self._publisher, None
         if publisher is not None:
             publisher.close()
+
+    def _here(self) -> threading.Lock:
+        # The parent's connection is the parent's, and its lock may have been held by a thread
+        # that did not survive the fork.
+        if self._pid != os.getpid():
+            self._lock, self._publisher, self._pid = threading.Lock(), None, os.getpid()
+        return self._lock

@@ -7,11 +7,7 @@ https://www.rabbitmq.com/docs/dlx#effects.
 
 from __future__ import annotations
 
-import json
 import time
-import urllib.parse
-import urllib.request
-from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +18,7 @@ from mainstay.context import PRINCIPAL_TOKEN
 from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of, unnamed
 from mainstay.errors import Unavailable
 from mainstay.resources.amqp.connection import connect
+from mainstay.resources.amqp.management import Management
 from mainstay.resources.amqp.publisher import Publisher
 
 __all__ = ["DETAIL", "DIED_AT", "KIND", "NAME", "QUEUE", "REASON", "AmqpDeadLetters", "headers_of"]
@@ -127,23 +124,14 @@ class AmqpDeadLetters:
     def _listed(self) -> list[str]:
         if self._management_url is None:
             return []
-        parts = urllib.parse.urlsplit(self._url)
-        vhost = urllib.parse.quote(urllib.parse.unquote(parts.path[1:]) or "/", safe="")
-        management = urllib.parse.urlsplit(self._management_url)
-        who = management if management.username else parts  # the broker's user by default
-        user = urllib.parse.unquote(who.username or "guest")
-        password = urllib.parse.unquote(who.password or "guest")
-        address = management._replace(netloc=management.netloc.rpartition("@")[2]).geturl()
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked with the settings
-            f"{address.rstrip('/')}/api/queues/{vhost}?columns=name",
-            headers={"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"},
+        management = Management(
+            self._url, self._management_url, timeout_seconds=_MANAGEMENT_TIMEOUT_SECONDS
         )
         try:
-            with urllib.request.urlopen(request, timeout=_MANAGEMENT_TIMEOUT_SECONDS) as response:  # noqa: S310 - likewise
-                rows = json.load(response)
+            names = management.names()
         except (OSError, ValueError):
             return []  # the known names still answer
-        return [row["name"].removesuffix(SUFFIX) for row in rows if row["name"].endswith(SUFFIX)]
+        return [name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import quote, unquote, urlsplit
@@ -58,4 +59,7 @@ class Management:
     def _get(self, address: str) -> Any:
         request = Request(address, headers={"Authorization": self._login})  # noqa: S310 - the scheme was checked with the settings
         with urlopen(request, timeout=self._timeout_seconds) as response:  # noqa: S310 - likewise
-            return json.load(response)
+            try:
+                return json.load(response)
+            except HTTPException as error:
+                raise ValueError("the answer of the management API was cut short") from error

@@ -88,8 +88,7 @@ class Redis(Resource):
     @property
     def client(self) -> redis.Redis:
         """The blocking client of this process; threads may share it."""
-        with self._lock:
-            self._mind_fork()
+        with self._here():
             if self._client is None:
                 self._client = connect(self.url)
             return self._client
@@ -98,8 +97,7 @@ class Redis(Resource):
     def aclient(self) -> redis.asyncio.Redis:
         """The asyncio client of the running event loop."""
         loop = asyncio.get_running_loop()
-        with self._lock:
-            self._mind_fork()
+        with self._here():
             client = self._aclients.get(loop)
             if client is None:
                 retry = redis.asyncio.retry.Retry(ConstantBackoff(0), 1)
@@ -121,21 +119,22 @@ class Redis(Resource):
         return None
 
     def close(self) -> None:
-        with self._lock:
+        with self._here():
             client, self._client = self._client, None
         if client is not None:
             client.close()
 
     async def aclose(self) -> None:
-        with self._lock:
+        with self._here():
             aclient = self._aclients.pop(asyncio.get_running_loop(), None)
         if aclient is not None:
             await aclient.aclose()
         self.close()
 
-    def _mind_fork(self) -> None:
-        # The parent's sockets are the parent's: a child that used them would mix up replies.
+    def _here(self) -> threading.Lock:
+        # The parent's sockets are the parent's: a child that used them would mix up replies. Its
+        # lock may have been held by a thread that did not survive the fork.
         if self._pid != os.getpid():
+            self._lock, self._client, self._aclients = threading.Lock(), None, WeakKeyDictionary()
             self._pid = os.getpid()
-            self._client = None
-            self._aclients = WeakKeyDictionary()
+        return self._lock

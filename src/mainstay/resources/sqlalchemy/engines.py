@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool, StaticPool
 
 from mainstay.errors import Unavailable
-from mainstay.resources.sqlalchemy import json, silence, spans
+from mainstay.resources.sqlalchemy import asyncpg, json, silence, spans
 from mainstay.resources.sqlalchemy.failures import unreachable
 from mainstay.resources.sqlalchemy.tables import SCHEMA
 
@@ -86,8 +86,16 @@ def async_engine(
 ) -> AsyncEngine:
     """Make the engine of one event loop; it connects on first use."""
     address = make_url(url)
+    connect_args = _connect_args(address, limits)
+    if address.get_driver_name() == "asyncpg":
+        address, given = asyncpg.arguments(address)
+        # What the URL says wins.
+        given["server_settings"] = connect_args["server_settings"] | given.get(
+            "server_settings", {}
+        )
+        connect_args |= given
     made = create_async_engine(
-        address, connect_args=_connect_args(address, limits), echo=echo, **_pool(address, limits)
+        address, connect_args=connect_args, echo=echo, **_pool(address, limits)
     )
     _listen(made.sync_engine, limits)
     _listen_in_use(made.sync_engine, traces)

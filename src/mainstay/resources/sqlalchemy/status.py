@@ -283,14 +283,26 @@ class TaskStatuses:
         task_id: str,
         result: object = None,
         *,
+        error: Mapping[str, object] | None = None,
         name: str = "",
         queue: str = "",
         epoch: int = 0,
         session: Session | None = None,
     ) -> bool:
-        """It is done; best in the transaction of its effect."""
+        """It is done; best in the transaction of its effect.
+
+        Args:
+            error: Why its result could not be kept, if so.
+        """
         return self.record(
-            session, task_id, State.SUCCESS, result=result, name=name, queue=queue, epoch=epoch
+            session,
+            task_id,
+            State.SUCCESS,
+            result=result,
+            error=error,
+            name=name,
+            queue=queue,
+            epoch=epoch,
         )
 
     def failed(

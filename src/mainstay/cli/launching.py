@@ -60,6 +60,7 @@ def launch(
         ),
         folder=service.path,
         patience_seconds=told.drain_seconds(mode) + grace_seconds + _CLOSING_SECONDS,
+        stops_first=process.kind == "http",
         prepare=lambda: prepare(process, state),
     )
 

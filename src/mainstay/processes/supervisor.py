@@ -34,6 +34,7 @@ class Launch:
     """How one process is started, and how long it may take to stop.
 
     ``patience_seconds`` is longer than the process's own grace: who is killed has had its time.
+    What ``stops_first`` has ended before the others are asked to: requests in hand need them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Launch:
     env: Mapping[str, str]
     folder: Path
     patience_seconds: float = 30.0
+    stops_first: bool = False
     prepare: Callable[[], None] = lambda: None
 
 
@@ -261,8 +263,13 @@ class Supervisor:
                 self._start(child)
 
     def _stop_all(self, children: Iterable[_Child], *, unless_ending: bool = False) -> None:
-        """Ask the leaders, wait, kill the groups; leave off when all is to end."""
         running = [child for child in children if child.process is not None]
+        for is_first in (True, False):
+            wave = [child for child in running if child.launch.stops_first is is_first]
+            self._stop_wave(wave, unless_ending=unless_ending)
+
+    def _stop_wave(self, running: Sequence[_Child], *, unless_ending: bool) -> None:
+        """Ask the leaders, wait, kill the groups; leave off when all is to end."""
         began = time.monotonic()
         for child in running:
             # The leader alone: uvicorn and Celery stop their own children, warmly.

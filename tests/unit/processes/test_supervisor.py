@@ -30,9 +30,17 @@ class Running:
         self.leash = Leash(patience_seconds=1.0)
         output = Output(scripts, colour=False, stream=self.said)
         patience_seconds = options.pop("patience_seconds", 10.0)
+        first = options.pop("stops_first", ())
         self.supervisor = Supervisor(
             [
-                Launch(name, ["sh", "-c", script], dict(os.environ), folder, patience_seconds)
+                Launch(
+                    name,
+                    ["sh", "-c", script],
+                    dict(os.environ),
+                    folder,
+                    patience_seconds,
+                    stops_first=name in first,
+                )
                 for name, script in scripts.items()
             ],
             leash=self.leash,
@@ -92,6 +100,15 @@ def test_each_line_has_the_name_of_its_process(start: Start) -> None:
     running.says(r"b        \| wrong\n")
     assert running.stop() == 0
     assert len(re.findall(r"\| drained\n", running.text)) == 2
+
+
+def test_what_others_serve_has_ended_before_they_are_asked_to(start: Start) -> None:
+    slow = STAYS.replace("echo drained", "sleep 0.5; echo drained")
+    running = start({"worker": STAYS, "api": slow}, stops_first={"api"})
+    running.says("up", times=2)
+    assert running.stop() == 0
+    ends = re.findall(r"(\w+) +\| drained", running.text)
+    assert ends == ["api", "worker"]
 
 
 def test_a_process_that_ends_is_started_again(start: Start) -> None:

@@ -172,6 +172,11 @@ class Service(Generic[S_co]):
             _watch(resource, health)
         return health
 
+    def renew(self) -> None:
+        """Begin anew after :meth:`stop`, before anything is started; changes nothing before it."""
+        if self.lifecycle.renew():
+            self.lifecycle.on_stop(self._close)
+
     def start(self, process: str) -> None:
         """Set up logging and say that the process is up; called by its way in when it can work.
 
@@ -179,6 +184,7 @@ class Service(Generic[S_co]):
             process: What to call it where ``mainstay.toml`` gives it no name.
         """
         process = os.environ.get(PROCESS, "").rpartition(".")[2] or process
+        self.renew()
         self.logs.install()
         self.metrics.up()
         self.lifecycle.started()

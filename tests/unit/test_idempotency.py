@@ -64,13 +64,24 @@ def test_the_content_type_is_part_of_the_body_and_its_parameters_are_not() -> No
     assert fingerprint(b"1", JSON) != fingerprint(b"1", "text/plain")
 
 
-def test_a_key_belongs_to_its_principal_and_its_operation() -> None:
-    def scope(operation: str, principal: str) -> str:
+def test_a_key_belongs_to_its_principal_and_its_operation_and_what_that_is_done_to() -> None:
+    def scope(operation: str, principal: str, target: str = "") -> str:
         return Request.of(
-            "k", operation=operation, principal=principal, body=b"", lease_seconds=1.0
+            "k",
+            operation=operation,
+            target=target,
+            principal=principal,
+            body=b"",
+            lease_seconds=1.0,
         ).scope
 
-    assert len({scope("POST /a", "ann"), scope("POST /b", "ann"), scope("POST /a", "bob")}) == 3
+    scopes = {
+        scope("POST /a", "ann"),
+        scope("POST /b", "ann"),
+        scope("POST /a", "bob"),
+        scope("POST /a", "ann", "/a/1"),
+    }
+    assert len(scopes) == 4
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,26 @@ def test_a_start_that_comes_after_draining_changes_nothing(lifecycle: Lifecycle)
     assert lifecycle.phase is Phase.DRAINING
 
 
+def test_a_process_that_has_stopped_may_begin_anew(lifecycle: Lifecycle, clock: Clock) -> None:
+    called: list[str] = []
+    lifecycle.on_drain(lambda: called.append("first"))
+    lifecycle.pulse("loop", limit_seconds=1)
+    assert not lifecycle.renew()
+    lifecycle.started()
+    lifecycle.stop()
+    clock.now += 10
+
+    assert lifecycle.renew()
+    assert (lifecycle.phase, lifecycle.draining.is_set()) == (Phase.STARTING, False)
+    assert lifecycle.is_progressing
+    lifecycle.started()
+    lifecycle.on_drain(lambda: called.append("second"))
+    assert lifecycle.is_ready
+    lifecycle.stop()
+
+    assert called == ["first", "second"]
+
+
 def test_callbacks_are_called_once_and_stops_in_reverse(lifecycle: Lifecycle) -> None:
     called: list[str] = []
     for name in ("a", "b"):

@@ -88,7 +88,7 @@ class Places:
         self._taken = 0
 
     def take(self) -> bool:
-        """Take a place, if there is one; whoever waits for anything has taken his before."""
+        """Take a place, if there is one: before the first wait, or others look in between."""
         if self._taken >= self._limit:
             return False
         self._taken += 1

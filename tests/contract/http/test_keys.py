@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
+from mainstay import idempotency
 from tests.contract.http.conftest import Running
 
 PATH = "/api/v1/items/keyed"
@@ -104,6 +105,18 @@ def test_a_failure_is_not_kept(running: Running) -> None:
     assert post(running, "k", "broken").status_code == 500
     assert post(running, "k", "broken").status_code == 500
     assert len(running.subject.calls) == 2
+
+
+def test_an_answer_that_is_too_long_to_be_stored_keeps_no_key(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(idempotency, "MAX_STORED_BYTES", 10)
+        assert post(running, "k").status_code == 500
+    (line,) = running.lines()
+    assert "may have 10" in line["stack"]
+    answer = post(running, "k")
+    assert (answer.status_code, "idempotency-replayed" in answer.headers) == (201, False)
 
 
 def test_a_body_that_does_not_fit_keeps_no_key(running: Running) -> None:

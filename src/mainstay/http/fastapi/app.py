@@ -147,6 +147,7 @@ def _lifespan(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        service.renew()  # or the author's part would run in a life that has ended
         settings = service.settings
         connections = limit_connections()
         draining = drain_on_sigterm(

@@ -133,6 +133,40 @@ async def test_what_is_held_is_let_go_of_also_when_another_fails() -> None:
     assert service.lifecycle.phase is Phase.STOPPED
 
 
+@pytest.mark.usefixtures("logging_as_before")
+async def test_an_application_may_be_served_again(capsys: pytest.CaptureFixture[str]) -> None:
+    closed: list[str] = []
+    phases: list[str] = []
+
+    class Ledger(Resource):
+        name = "ledger"
+
+        def ping(self) -> None:
+            pass
+
+        def close(self) -> None:
+            closed.append("ledger")
+
+    service = Service(Settings(env="test", service_name="orders"), Ledger())
+
+    @asynccontextmanager
+    async def author(app: FastAPI) -> AsyncIterator[None]:
+        phases.append(service.lifecycle.phase)
+        assert not service.lifecycle.draining.is_set()
+        yield
+
+    app = create_app(service, lifespan=author)
+    for _ in range(2):
+        closed.clear()
+        async with app.router.lifespan_context(app), client_of(app) as client:
+            answer = await client.get("/ready")
+            assert (answer.status_code, "connection" in answer.headers) == (200, False)
+        assert closed
+        assert (await client_of(app).get("/ready")).status_code == 503
+    assert phases == ["starting", "starting"]
+    assert capsys.readouterr().out.count("shutting_down") == 2
+
+
 def test_a_service_that_asks_for_tokens_needs_a_key_for_them() -> None:
     with pytest.raises(Misconfigured, match="JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL"):
         create_app(Settings(env="test", service_name="orders", auth_required=True))

@@ -155,7 +155,7 @@ def outcome_of(status: TaskStatus) -> dict[str, Any] | None:
     """Return what came out of a task; ``None`` while it goes on."""
     if not status.state.is_final:
         return None
-    if status.state is State.SUCCESS:
+    if status.state is State.SUCCESS and status.error is None:
         outcome: dict[str, Any] = status.result
         return outcome
     error = status.error or {"type": status.state.value, "detail": ""}

@@ -32,6 +32,7 @@ from mainstay.deadletters import DeadLetter
 from mainstay.errors import Invalid
 from mainstay.retries import Backoff, RetryIn, decide
 from mainstay.tasks.status import State, TaskStatus, is_newer
+from mainstay.tasks.telling import detail_of, result_of, storable
 
 __all__ = ["MemoryStatuses", "MemoryTasks"]
 
@@ -171,7 +172,6 @@ class MemoryTasks:
         with contexts.use(Context.extract(waiting.headers)):
             try:
                 result = function(*args, **kwargs)
-                orjson.dumps(result)
             except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
                 decision = decide(error, waiting.attempt, self._backoff)
                 if isinstance(decision, RetryIn):
@@ -179,9 +179,10 @@ class MemoryTasks:
                     due = self._clock() + decision.seconds
                     self._push(replace(waiting, due=due, attempt=waiting.attempt + 1))
                 else:
-                    self._bury(waiting, decision.reason, str(error))
+                    self._bury(waiting, decision.reason, detail_of(error))
             else:
-                self._statuses.record(replace(report, state=State.SUCCESS, result=result))
+                kept, note = result_of(result)
+                self._statuses.record(replace(report, state=State.SUCCESS, result=kept, error=note))
 
     def _bury(self, waiting: _Waiting, reason: str, detail: str) -> None:
         self._statuses.record(
@@ -189,7 +190,7 @@ class MemoryTasks:
                 id=waiting.id,
                 state=State.FAILURE,
                 attempts=waiting.attempt,
-                error={"type": reason.rpartition(":")[2], "detail": detail},
+                error={"type": reason.rpartition(":")[2], "detail": storable(detail)},
             )
         )
         self.dead.append(

@@ -39,7 +39,8 @@ class TaskStatus:
         attempts: Tries begun so far, this one included.
         meta: What the task tells of its progress: ``current``, ``total`` and whatever it adds.
         result: What it returned, once it is done; JSON.
-        error: ``{"type", "detail"}`` of what it failed with.
+        error: ``{"type", "detail"}`` of what it failed with; of one that is done, why its result
+            could not be kept.
         correlation_id: The id of the outside request that caused it.
         updated_at: Seconds since the epoch.
     """

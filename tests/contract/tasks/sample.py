@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from mainstay import context
 from mainstay.config import Settings
@@ -18,8 +18,10 @@ from mainstay.resources.sqlalchemy import Database
 from mainstay.retries import Backoff
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
+from mainstay.tasks.celery.transport import Channel
 
 EFFECTS = "SAMPLE_EFFECTS"
+LEASE_SECONDS = "SAMPLE_LEASE_SECONDS"
 BACKOFF = Backoff(attempts=5, initial_seconds=0.1, max_seconds=1.0)
 
 
@@ -108,6 +110,26 @@ def stubborn(key: str) -> None:
             continue
 
 
+class Wordless(Exception):
+    """An error whose own words are broken."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def wordless() -> None:
+    raise Wordless
+
+
+def half_said() -> None:
+    """Fail with half of a surrogate pair, as the name of a file can have."""
+    raise ValueError("bad \udcff name")
+
+
+def give_set() -> set[int]:
+    return {1, 2}
+
+
 def hungry() -> None:
     raise MemoryError("no more")
 
@@ -121,9 +143,24 @@ def engine_id() -> list[int]:
 
 
 PLAIN: dict[str, Callable[..., Any]] = {
-    each.__name__: each for each in (add, tell_context, flaky, never_up, broken, refused, buried)
+    each.__name__: each
+    for each in (
+        add,
+        tell_context,
+        flaky,
+        never_up,
+        broken,
+        refused,
+        buried,
+        wordless,
+        half_said,
+        give_set,
+    )
 }
 """What any room can do."""
+
+if LEASE_SECONDS in os.environ:
+    Channel.lease_seconds = float(os.environ[LEASE_SECONDS])
 
 service = Service(Settings, Database())
 celery_app = create_celery_app(service)
@@ -146,6 +183,15 @@ def steps(self: Any, total: int) -> int:
 @celery_app.task(name="store_once", once=True)
 def store_once(key: str, *, session: Any) -> str:
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    return key
+
+
+@celery_app.task(name="store_once_and_die", once=True)
+def store_once_and_die(key: str, *, session: Any) -> str:
+    """Kill the process between the commit and all that comes after it, the first time."""
+    effect("store_once_and_die", key)
+    session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    event.listen(session, "after_commit", lambda _session: os.kill(os.getpid(), signal.SIGKILL))
     return key
 
 

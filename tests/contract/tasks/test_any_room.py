@@ -77,3 +77,28 @@ def test_a_task_that_nobody_knows_is_a_dead_letter(room: Room) -> None:
     id = room.send("no_such_task")
     assert room.ended(id).state is State.FAILURE
     assert room.letter(id).reason == "unknown-task"
+
+
+def test_a_result_that_json_cannot_hold_does_not_undo_the_work(room: Room) -> None:
+    status = room.ended(room.send("give_set"))
+    assert status.state is State.SUCCESS
+    assert status.result is None
+    assert status.error is not None
+    assert status.error["type"] == "ResultNotKept"
+    assert "set" in status.error["detail"]
+
+
+def test_an_error_with_half_a_surrogate_pair_is_told_and_buried(room: Room) -> None:
+    id = room.send("half_said")
+    assert room.ended(id).error == {"type": "ValueError", "detail": "bad \\udcff name"}
+    letter = room.letter(id)
+    assert (letter.reason, letter.detail) == ("failed:ValueError", "bad \\udcff name")
+
+
+def test_an_error_without_words_is_told_and_buried(room: Room) -> None:
+    id = room.send("wordless")
+    status = room.ended(id)
+    assert status.state is State.FAILURE
+    assert status.error is not None
+    assert status.error["type"] == "Wordless"
+    assert room.letter(id).reason == "failed:Wordless"

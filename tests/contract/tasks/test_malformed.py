@@ -62,6 +62,9 @@ CORPUS: list[tuple[str, Any, dict[str, Any], dict[str, Any], str]] = [
     ("task a table", GOOD_BODY, {"task": {"a": 1}}, {}, "malformed:task"),
     ("task an int", GOOD_BODY, {"task": 5}, {}, "malformed:task"),
     ("no task", GOOD_BODY, {"task": ...}, {}, "malformed:headers"),
+    ("task half a pair", GOOD_BODY, {"task": "x\ud800"}, {}, "malformed:task"),
+    ("id half a pair", GOOD_BODY, {"id": "x\ud800"}, {}, "malformed:id"),
+    ("root half a pair", GOOD_BODY, {"root_id": "x\ud800"}, {}, "malformed:root_id"),
     ("another task", GOOD_BODY, {"task": "os.system"}, {}, "unknown-task"),
     ("timelimit a string", GOOD_BODY, {"timelimit": "abc"}, {}, "malformed:timelimit"),
     ("timelimit strings", GOOD_BODY, {"timelimit": ["a", "b"]}, {}, "malformed:timelimit"),
@@ -119,6 +122,13 @@ def test_a_message_whose_arguments_do_not_fit_fails_and_is_no_retry(
     id = new_id()
     working_room.publish(json.dumps([[1, 2, 3, 4], {}, {}]), headers(id=id))
     assert working_room.letter(id).reason == "failed:TypeError"
+
+
+def test_a_header_that_no_store_can_hold_is_no_trouble(working_room: CeleryRoom) -> None:
+    id = new_id()
+    working_room.publish(GOOD_BODY, headers(id=id, task="no_such_task", strange="x\ud800"))
+    assert working_room.letter(id).headers["strange"] == "x\\ud800"
+    assert working_room.ended(working_room.send("add", 1, 2)).result == 3
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from celery import chain
 from sqlalchemy import text
 
 from mainstay.context import new_id
@@ -140,7 +141,7 @@ def test_the_workers_port_answers(working_room: CeleryRoom) -> None:
         status, body = worker.get(path)
         assert (status, json.loads(body)["status"]) == (200, "healthy")
     assert "broker" in json.loads(worker.get("/health")[1])["checks"]
-    assert {"consumer", "intake"} <= set(json.loads(worker.get("/healthz")[1])["checks"])
+    assert {"consumer", "backlog"} <= set(json.loads(worker.get("/healthz")[1])["checks"])
 
 
 def test_counts_are_right_after_children_died(working_room: CeleryRoom) -> None:
@@ -209,6 +210,19 @@ def test_a_task_with_once_has_one_effect_however_often_it_comes(shared: Shared) 
             >= 3
         )
     )
+    assert rows(room, key) == 1
+
+
+def test_what_comes_after_a_task_with_once_is_sent_though_its_worker_died(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    key = new_id()
+    first, second = (room.app.signature(name) for name in ("store_once_and_die", "add"))
+    sent = chain(first.clone((key,)), second.clone(("+",))).apply_async()
+    assert room.ended(sent.id).result == f"{key}+"
+    lost = [line["task_id"] for line in worker_of(room).lines("worker_lost")]
+    assert sent.parent.id in lost
+    assert room.effects().count(f"store_once_and_die {key}") == 1
+    assert room.effects().count(f"add {key} +") == 1
     assert rows(room, key) == 1
 
 

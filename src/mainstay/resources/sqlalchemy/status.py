@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json as plain_json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -389,7 +390,14 @@ _ANY_EPOCH = 2_000_000_000
 
 
 def _json(value: object) -> str | None:
-    return None if value is None else json.dumps(value)
+    if value is None:
+        return None
+    text = json.dumps(value)
+    if "\\ud" not in text:
+        return text
+    # Half of a surrogate pair, which can be written and never be read again.
+    again = plain_json.loads(text)
+    return plain_json.dumps(again, ensure_ascii=False).encode("utf-8", "replace").decode()
 
 
 def _did(connection: Connection, statement: Statement, values: Mapping[str, object]) -> bool:

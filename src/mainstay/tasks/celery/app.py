@@ -140,6 +140,7 @@ class App(celery.Celery):
         super().__init__(main=name)
         self.service = service
         self.task_queues = tuple(queues)
+        self._delivery_limits = {queue.name: queue.delivery_limit for queue in queues}
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
         self._senders = Senders()
@@ -199,10 +200,9 @@ class App(celery.Celery):
 
     # --- asked by tasks --------------------------------------------------------------------
 
-    @property
-    def delivery_limit(self) -> int:
-        """After so many unfinished deliveries a message is a dead letter."""
-        return min((queue.delivery_limit for queue in self.task_queues), default=DELIVERY_LIMIT)
+    def delivery_limit_of(self, queue: str) -> int:
+        """After so many unfinished deliveries a message of *queue* is a dead letter."""
+        return self._delivery_limits.get(queue, DELIVERY_LIMIT)
 
     @property
     def database(self) -> Database:

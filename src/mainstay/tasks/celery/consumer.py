@@ -8,7 +8,10 @@ document; a contract test holds it for every supported version.
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -17,39 +20,59 @@ from celery.worker.consumer import Consumer
 from typing_extensions import override
 
 from mainstay.tasks.celery.guard import Limits, Surprise, surprise
-from mainstay.tasks.celery.letters import DELIVERIES, note
+from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
-__all__ = ["GuardedConsumer"]
+__all__ = ["GuardedConsumer", "Recent"]
 
 logger = logging.getLogger(__name__)
 
-# An unforeseen error may have left something reserved: one may be chance, two are not.
+# An unforeseen error may have left something reserved: one may be chance, two soon after one
+# another are not.
 _UNFORESEEN_LIMIT = 2
+_UNFORESEEN_WINDOW_SECONDS = 600.0
 _BEAT_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 _RECONNECT_MOST_SECONDS = 2.0
 _EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
+class Recent:
+    """Says when something has happened *limit* times within *window_seconds*."""
+
+    def __init__(self, limit: int, *, window_seconds: float) -> None:
+        self._last: deque[float] = deque(maxlen=limit)
+        self._window_seconds = window_seconds
+
+    def note(self, now: float) -> bool:
+        """It has happened, *now*; says whether that was once too often."""
+        self._last.append(now)
+        is_full = len(self._last) == self._last.maxlen
+        return is_full and now - self._last[0] < self._window_seconds
+
+
 class GuardedConsumer(Consumer):
     """Celery's consumer; ``worker_consumer`` names it."""
 
     app: App
-    _unforeseen = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._unforeseen = Recent(_UNFORESEEN_LIMIT, window_seconds=_UNFORESEEN_WINDOW_SECONDS)
+        super().__init__(*args, **kwargs)
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         take: Callable[[Any], None] = super().create_task_handler(*args, **kwargs)
         settings = self.app.service.settings
-        limits = Limits(body_bytes=settings.body_limit_bytes, deliveries=self.app.delivery_limit)
+        limits = Limits(body_bytes=settings.body_limit_bytes)
         # KeyError is among kombu's connection errors on Redis, and among a message's surprises.
         broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
 
         def on_message(message: Any) -> None:
-            found = surprise(message, limits)
+            deliveries = self.app.delivery_limit_of(self.queue_of(message))
+            found = surprise(message, replace(limits, deliveries=deliveries))
             if found is None:
                 if message.headers.get(DELIVERIES):
                     self.app.service.metrics.redelivered()
@@ -70,6 +93,8 @@ class GuardedConsumer(Consumer):
         """Put *message* among the dead letters of its queue."""
         queue = self.queue_of(message)
         note(message, found.reason, found.detail)
+        if not self.settle(message, queue):
+            return  # it comes again
         headers = message.headers if isinstance(message.headers, dict) else {}
         id = headers.get("id")
         self.app.service.logs.write(
@@ -82,18 +107,27 @@ class GuardedConsumer(Consumer):
             detail=found.detail,
             task_id=id if isinstance(id, str) else "",
         )
-        self.settle(message, queue)
         if isinstance(id, str) and 0 < len(id) <= 255:
             self.app.reports.died(id, found.reason, found.detail)
 
-    def settle(self, message: Any, queue: str) -> None:
-        """Let go of *message*, whose reason was noted; its dead letter is stored first."""
-        self.app.service.metrics.dead_letter(queue)
-        is_redis = transport_of(self.app.conf.broker_url) == "redis"
-        if is_redis or not self.app.undertaker.copy(message, queue):
+    def settle(self, message: Any, queue: str) -> bool:
+        """Let go of *message*, whose reason was noted; its dead letter is stored first. Says
+        whether it was.
+        """
+        stored: list[bool] = []
+        on_stored(message, lambda: stored.append(True))
+        if transport_of(self.app.conf.broker_url) == "redis":
             message.reject_log_error(logger, self.connection_errors)
-        else:
+        elif self.app.undertaker.copy(message, queue):
+            was_stored(message)
             message.ack_log_error(logger, self.connection_errors)
+        else:
+            message.reject_log_error(logger, self.connection_errors)
+            if message.acknowledged:
+                was_stored(message)  # by the broker
+        if stored:
+            self.app.service.metrics.dead_letter(queue)
+        return bool(stored)
 
     def queue_of(self, message: Any) -> str:
         """Return the name of the queue that *message* came from."""
@@ -139,10 +173,25 @@ class GuardedConsumer(Consumer):
 
     def _beat(self) -> None:
         self.app.worker.beat()
+        self._hold_leases()
         # Celery looks every five seconds for children that died without a sign.
         maintain = getattr(self.pool, "maintain_pool", None)
         if maintain is not None:
             maintain()
+
+    def _hold_leases(self) -> None:
+        # kombu's own timer passes over a channel that takes nothing more; a worker that is asked
+        # to end takes nothing more, and still works on what it has.
+        connection = self.connection
+        if transport_of(self.app.conf.broker_url) != "redis" or connection is None:
+            return
+        for channel in list(connection.transport.channels or ()):
+            try:
+                channel.renew()
+            except self.connection_errors as error:
+                logger.warning(
+                    "the lease of this worker's tasks was not renewed: %s", type(error).__name__
+                )
 
     @override
     def ensure_connected(self, conn: Any) -> Any:
@@ -176,7 +225,6 @@ class GuardedConsumer(Consumer):
         return conn
 
     def _note_unforeseen(self) -> None:
-        self._unforeseen += 1
-        if self._unforeseen >= _UNFORESEEN_LIMIT:
+        if self._unforeseen.note(time.monotonic()):
             logger.critical("leaving: more than one message was not foreseen by the guard")
             worker_state.should_stop = _EXIT_CODE

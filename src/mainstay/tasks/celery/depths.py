@@ -28,7 +28,8 @@ class Depth:
     Args:
         ready: Messages that wait.
         unacknowledged: Messages that a worker holds.
-        oldest_seconds: How long the oldest that waits has waited.
+        oldest_seconds: How long the oldest that waits has waited. RabbitMQ does not say: to know,
+            one would have to take the message out, which counts as a delivery.
         dead: Dead letters.
     """
 

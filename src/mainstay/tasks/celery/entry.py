@@ -12,7 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from mainstay import context as contexts
 from mainstay.context import Principal
 from mainstay.deadletters import reason_of
-from mainstay.errors import AlreadyDone
+from mainstay.errors import AlreadyDone, Bury
 from mainstay.pipeline import Entry, Step, outcome_of
 from mainstay.retries import RetryIn, decide
 
@@ -120,12 +120,12 @@ class TaskEntry(Entry[Any]):
             if not reports.started(task, self._attempt):
                 # Workers forget what was called off when they restart; its status does not.
                 raise Ignore("called off")
-            result = self._run()
+            try:
+                result = self._run()
+            except AlreadyDone:
+                result = self._done_before()
         except (Retry, Ignore, Reject):
             raise
-        except AlreadyDone:
-            # The first delivery has reported; this one leaves its answer as it is.
-            raise Ignore("done before") from None
         except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
             self._failed(error)
         else:
@@ -147,6 +147,22 @@ class TaskEntry(Entry[Any]):
         if not in_transaction:
             task.app.reports.succeeded(task, self._attempt, result)
         return result
+
+    def _done_before(self) -> Any:
+        """Return what the first delivery returned: its worker may have died before it sent what
+        comes after the task (chain, callbacks, chord), and only a result makes Celery send that.
+        What was sent already is sent again under the same id.
+        """
+        task, request = self._task, self._request
+        is_known, result = task.app.reports.result(task)
+        if is_known:
+            return result
+        if request.chain or request.callbacks or request.chord:
+            raise Bury(
+                f"{task.name} was done before, and what comes after it cannot be sent again: its "
+                "result was not kept: leave track_status on, and let it return JSON"
+            )
+        raise Ignore("done before") from None
 
     def _failed(self, error: Exception) -> None:
         task, reports = self._task, self._task.app.reports

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
@@ -83,10 +83,11 @@ def _headers(headers: Any) -> Mapping[str, Any]:
         raise _Wrong("headers", "no header says which task it is (protocol 2 is needed)")
     for name in ("task", "id"):
         value = headers.get(name)
-        if not isinstance(value, str) or not 0 < len(value) <= _TEXT_LIMIT:
+        if not _is_text(value) or not 0 < len(value) <= _TEXT_LIMIT:
             raise _Wrong(name, f"the header {name!r} must be text of 1 to {_TEXT_LIMIT} characters")
     for name in ("root_id", "parent_id", "group", "shadow"):
-        if not isinstance(headers.get(name), str | None):
+        value = headers.get(name)
+        if value is not None and not _is_text(value):
             raise _Wrong(name, f"the header {name!r} must be text")
     limits = headers.get("timelimit")
     if limits is not None and not (
@@ -109,6 +110,17 @@ def _headers(headers: Any) -> Mapping[str, Any]:
         raise _Wrong("eta", f"it is due at {eta.isoformat()}, more than a day ahead")
     _moment(headers, "expires")
     return headers
+
+
+def _is_text(value: object) -> TypeGuard[str]:
+    # Half a surrogate pair comes through JSON, and nothing that a task is noted in can hold it.
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_limit(value: object) -> bool:

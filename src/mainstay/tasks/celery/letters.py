@@ -8,6 +8,7 @@ dead-letter queue before the message is acknowledged: a crash in between leaves 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
@@ -23,7 +24,15 @@ from mainstay.tasks.celery.profiles import transport_of
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
-__all__ = ["DELIVERIES", "Undertaker", "letter_of", "note"]
+__all__ = [
+    "DELIVERIES",
+    "Undertaker",
+    "letter_of",
+    "minimal_letter_of",
+    "note",
+    "on_stored",
+    "was_stored",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +52,20 @@ def note(message: Any, reason: str, detail: str = "") -> None:
         message.reason, message.detail = reason, detail[:_DETAIL_CHARACTERS]
 
 
+def on_stored(message: Any, tell: Callable[[], None]) -> None:
+    """Have *tell* called once the dead letter of *message* is stored: a rejection may only be
+    carried out later, and may not be.
+    """
+    message.tell_stored = tell
+
+
+def was_stored(message: Any) -> None:
+    """The dead letter of *message* is stored."""
+    tell = message.__dict__.pop("tell_stored", None)
+    if tell is not None:
+        tell()
+
+
 def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
     """Return the dead letter of *message*, whatever is wrong with it."""
     headers = message.headers if isinstance(message.headers, dict) else {}
@@ -60,6 +83,17 @@ def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
             if value is not None and name != PRINCIPAL_TOKEN
         },
         body=body if isinstance(body, bytes) else str(body or "").encode(errors="replace"),
+        envelope=envelope,
+    )
+
+
+def minimal_letter_of(message: Any, *, queue: str, envelope: bytes) -> DeadLetter:
+    """Return the dead letter of a *message* of which nothing but its bytes can be kept."""
+    return DeadLetter(
+        id="",
+        kind="task",
+        queue=queue,
+        reason=getattr(message, "reason", "rejected"),
         envelope=envelope,
     )
 

@@ -24,6 +24,7 @@ __all__ = [
     "acknowledgement",
     "check",
     "configuration",
+    "pool_refusals",
     "refusals",
     "result_backend",
     "soft_limit",
@@ -208,6 +209,19 @@ def task_refusals(name: str, task: Any) -> list[str]:
             "profile='redeliver' or profile='dead-letter' instead"
         )
     return found
+
+
+def pool_refusals(pool: object) -> list[str]:
+    """Say why a worker's *pool*, a class or its name, will not do."""
+    name = pool if isinstance(pool, str) else str(getattr(pool, "__module__", pool))
+    if name.partition(":")[0] in ("prefork", "processes", "celery.concurrency.prefork"):
+        return []
+    problem = (
+        f"the pool is {name.rpartition('.')[2]}: while a task holds up such a worker its leases "
+        "end, and others do its tasks too; and no time limit ends a task there: leave out --pool "
+        "(-P), or choose prefork"
+    )
+    return [problem]
 
 
 def _profile(settings: Settings) -> Profile:

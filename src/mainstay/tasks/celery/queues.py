@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from mainstay.deadletters import dead_letters_of
 from mainstay.errors import Misconfigured
+from mainstay.resources.amqp.layout import DEAD_LETTERS
 
 __all__ = ["DELIVERY_LIMIT", "Declared", "DeclaredQueues", "TaskQueue"]
 
@@ -22,8 +23,6 @@ DELIVERY_LIMIT = 5
 _DLX_SUFFIX = "_dlx"
 # The guard buries with a reason what came back too often; the broker only where no guard is.
 _BROKER_MARGIN = 3
-# A dead letter that somebody looks at goes back to its place, and RabbitMQ 4 counts that.
-_LOOKS = 1_000_000_000
 _BROKER_CONSUMER_TIMEOUT_SECONDS = 1_800.0
 
 
@@ -92,7 +91,7 @@ class TaskQueue:
             self.dead_letter_queue,
             dead_exchange,
             routing_key=self.dead_letter_queue,
-            queue_arguments={"x-queue-type": "quorum", "x-delivery-limit": _LOOKS},
+            queue_arguments=dict(DEAD_LETTERS),
         )
         return Declared(
             self.name,

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from collections.abc import Sequence
 from os import getpid
 from typing import TYPE_CHECKING, Any
 
 from mainstay import context as contexts
-from mainstay.deadletters import reason_of
-from mainstay.errors import MainstayError, Retry
+from mainstay.errors import Retry
+from mainstay.retries import is_transient
 from mainstay.tasks.celery.statuses import store_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
+from mainstay.tasks.telling import error_of, result_of, storable
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -30,6 +32,8 @@ logger = logging.getLogger(__name__)
 _MOMENT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 _MOST_KEPT = 10_000
+# The last word on a task is tried again over a blip of the store; its worker waits meanwhile.
+_LAST_WORD_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0)
 
 
 class Reports:
@@ -58,7 +62,7 @@ class Reports:
 
     def not_sent(self, id: str, error: BaseException) -> None:
         """The broker did not take it, for certain."""
-        self._tell(TaskStatus(id=id, state=State.FAILURE, error=_told(error)))
+        self._tell(TaskStatus(id=id, state=State.FAILURE, error=error_of(error)))
 
     def started(self, task: Task, attempt: int) -> bool:
         """A worker is about to begin the task; says whether it may: nobody has called it off."""
@@ -79,6 +83,13 @@ class Reports:
             return True
         status = store.find(task.request.id)
         return status is None or status.state is not State.REVOKED
+
+    def result(self, task: Task) -> tuple[bool, Any]:
+        """Say whether the result of a task that was done before is known, and which it is."""
+        status = None if self.store is None else self.store.find(task.request.id)
+        if status is None or status.state is not State.SUCCESS or status.error is not None:
+            return False, None
+        return True, status.result
 
     def progress(self, task: Task, told: dict[str, Any]) -> None:
         """The task tells how far it is."""
@@ -103,22 +114,23 @@ class Reports:
     def succeeded(self, task: Task, attempt: int, result: Any) -> None:
         """The task is done."""
         if task.track_status:
-            self._tell(_success(task, attempt, result))
+            self._tell(_success(task, attempt, result), pauses=_LAST_WORD_PAUSES_SECONDS)
 
     def retrying(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed in passing."""
         if task.track_status:
-            self._tell(_turn(task, State.RETRYING, attempt, _told(error)))
+            self._tell(_turn(task, State.RETRYING, attempt, error_of(error)))
 
     def failed(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed for good."""
         if task.track_status:
-            self._tell(_turn(task, State.FAILURE, attempt, _told(error)))
+            status = _turn(task, State.FAILURE, attempt, error_of(error))
+            self._tell(status, pauses=_LAST_WORD_PAUSES_SECONDS)
 
     def died(self, id: str, reason: str, detail: str) -> None:
         """The worker's main process buried the task; told by its loop."""
         kind = reason.rpartition(":")[2]
-        error = {"type": kind, "detail": detail}
+        error = {"type": storable(kind), "detail": storable(detail)}
         self._later.append(TaskStatus(id=id, state=State.FAILURE, error=error))
 
     def revoked(self, id: str) -> None:
@@ -143,11 +155,19 @@ class Reports:
                 logger.warning("a status could not be noted: %s", type(error).__name__)
             self._later.popleft()
 
-    def _tell(self, status: TaskStatus) -> None:
+    def _tell(self, status: TaskStatus, *, pauses: Sequence[float] = ()) -> None:
         store = self.store
         if store is None:
             return
         try:
+            for pause in pauses:
+                try:
+                    store.record(status)
+                    return
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
+                time.sleep(pause)
             store.record(status)
         except Exception as error:  # noqa: BLE001 - the work is over; only its note is missing
             logger.warning(
@@ -166,8 +186,14 @@ class Reports:
 
 
 def _success(task: Task, attempt: int, result: Any) -> TaskStatus:
+    kept, error = result_of(result)
     return TaskStatus(
-        id=task.request.id, name=task.name, state=State.SUCCESS, attempts=attempt, result=result
+        id=task.request.id,
+        name=task.name,
+        state=State.SUCCESS,
+        attempts=attempt,
+        result=kept,
+        error=error,
     )
 
 
@@ -175,8 +201,3 @@ def _turn(task: Task, state: State, attempt: int, error: dict[str, str]) -> Task
     return TaskStatus(
         id=task.request.id, name=task.name, state=state, attempts=attempt, error=error
     )
-
-
-def _told(error: BaseException) -> dict[str, str]:
-    detail = error.detail if isinstance(error, MainstayError) else str(error)
-    return {"type": reason_of(error).rpartition(":")[2], "detail": detail[:2_000]}

@@ -13,8 +13,9 @@ from celery.worker.request import Request as CeleryRequest
 from celery.worker.request import task_ready
 
 from mainstay.deadletters import reason_of
-from mainstay.tasks.celery.letters import note
+from mainstay.tasks.celery.letters import note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.telling import detail_of, storable
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -45,12 +46,12 @@ class Request(CeleryRequest):
             self._end_at_limit(error.args[0] if error.args else 0)
         elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
             if not (self._must_end or self._already_cancelled or self._already_revoked):
-                self._lost(str(error))
+                self._lost(detail_of(error))
         elif isinstance(error, Reject):
             if not error.requeue:
-                self._die(f"refused:{type(error).__name__}", str(error.reason))
+                self._die(f"refused:{type(error).__name__}", storable(str(error.reason)))
         elif not isinstance(error, Retry | Ignore):
-            note(self._message, reason_of(error), str(error))
+            note(self._message, reason_of(error), detail_of(error))
         return super().on_failure(exc_info, *args, **kwargs)
 
     def reject(self, requeue: bool = False) -> None:
@@ -58,14 +59,17 @@ class Request(CeleryRequest):
         if requeue or self.acknowledged:
             super().reject(requeue=requeue)
             return
-        note(self._message, "rejected")
-        queue = self._queue()
-        self._app.service.metrics.dead_letter(queue)
-        is_redis = transport_of(self._app.conf.broker_url) == "redis"
-        if not is_redis and self._app.undertaker.copy(self._message, queue):
+        message, queue = self._message, self._queue()
+        note(message, "rejected")
+        on_stored(message, lambda: self._app.service.metrics.dead_letter(queue))
+        if transport_of(self._app.conf.broker_url) == "redis":
+            super().reject(requeue=False)  # stores it, but only when the loop comes round to it
+        elif self._app.undertaker.copy(message, queue):
+            was_stored(message)
             self.acknowledge()
         else:
             super().reject(requeue=False)
+            was_stored(message)  # by the broker
 
     def _end_at_limit(self, seconds: float) -> None:
         # Celery would put the message back, for the same task to take as long again.

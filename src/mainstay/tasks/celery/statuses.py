@@ -11,6 +11,7 @@ else                                            nowhere
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -24,6 +25,7 @@ from mainstay.errors import NotConnected
 from mainstay.resources.redis.client import connect
 from mainstay.tasks.memory import MemoryStatuses
 from mainstay.tasks.status import State, StatusStore, TaskStatus
+from mainstay.tasks.telling import dumps
 
 if TYPE_CHECKING:
     from mainstay.resources.sqlalchemy import Database
@@ -133,7 +135,9 @@ class DatabaseStatuses:
             case State.RETRYING:
                 return rows.retrying(id, error=error, session=session)
             case State.SUCCESS:
-                return rows.succeeded(id, status.result, name=status.name, session=session)
+                return rows.succeeded(
+                    id, status.result, error=error or None, name=status.name, session=session
+                )
             case State.FAILURE:
                 return rows.failed(id, error, name=status.name, session=session)
             case State.REVOKED:
@@ -169,7 +173,7 @@ class RedisStatuses:
             if value:
                 fields[name] = orjson.dumps(dict(value), default=str)
         if status.state is State.SUCCESS:
-            fields["result"] = orjson.dumps(status.result, default=str)
+            fields["result"] = dumps(status.result)
         with _answering():
             answer = self._client.eval(
                 _RECORD,
@@ -228,7 +232,8 @@ def _of_hash(kept: Mapping[bytes, bytes]) -> TaskStatus:
         return kept.get(name, b"").decode()
 
     def parsed(name: bytes) -> Any:
-        return orjson.loads(kept[name]) if name in kept else None
+        # orjson reads an integer of more than 64 bits as a float.
+        return json.loads(kept[name]) if name in kept else None
 
     return TaskStatus(
         id=text(b"id"),

@@ -17,6 +17,7 @@ Keys::
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from contextlib import suppress
@@ -34,9 +35,11 @@ from typing_extensions import override
 
 from mainstay.context import PRINCIPAL_TOKEN
 from mainstay.deadletters import DeadLetter, dead_letters_of
-from mainstay.tasks.celery.letters import DELIVERIES, letter_of
+from mainstay.tasks.celery.letters import DELIVERIES, letter_of, minimal_letter_of, was_stored
 
 __all__ = ["FLIGHTS", "Channel", "Message", "QoS", "Transport", "requeue"]
+
+logger = logging.getLogger(__name__)
 
 FLIGHTS = "mainstay:flights"
 FLIGHT_PREFIX = "mainstay:flight:"
@@ -121,8 +124,8 @@ class QoS(virtual.QoS):
         if message is not None:
             if requeue:
                 self.channel.give_back(message._raw, counted=True)
-            else:
-                self.channel.bury(message)
+            elif self.channel.bury(message):
+                was_stored(message)
         super().ack(delivery_tag)
 
     @override
@@ -148,7 +151,7 @@ class Channel(kombu_redis.Channel):
     _brpop_sent_at: Any
     client_name: Any
 
-    lease_seconds = LEASE_SECONDS
+    lease_seconds: float = LEASE_SECONDS
     from_transport_options: Any = (
         *kombu_redis.Channel.from_transport_options,
         "lease_seconds",
@@ -256,14 +259,39 @@ class Channel(kombu_redis.Channel):
             again = _counted(taken.item)
             client.eval(_GIVE_BACK, 2, taken.flight, taken.queue, taken.item, again, "LPUSH")
 
-    def bury(self, message: Any) -> None:
-        """Put the message among the dead letters, with the reason that was noted on it."""
+    def bury(self, message: Any) -> bool:
+        """Put the message among the dead letters, with the reason that was noted on it; says
+        whether it is there, or was somebody else's already.
+
+        A letter that cannot be made, or that the server does not take, leaves a minimal one. When
+        that is not taken either, the message goes back to its queue, and nothing is held against
+        it.
+        """
         taken: Taken = message._raw
         queue = taken.queue.rsplit(self.sep, 1)[0]
-        letter = letter_of(message, queue=queue, envelope=_without_token(taken))
+        letters = (
+            lambda: letter_of(message, queue=queue, envelope=_without_token(taken)),
+            lambda: minimal_letter_of(message, queue=queue, envelope=taken.item),
+        )
+        for letter in letters:
+            try:
+                self._bury(taken, letter())
+            except (redis.ConnectionError, redis.TimeoutError, OSError):
+                raise
+            except Exception as error:  # noqa: BLE001 - a message that nobody can bury ends every worker
+                logger.warning(
+                    "a dead letter of %s could not be stored: %s", queue, type(error).__name__
+                )
+            else:
+                return True
+        self.give_back(taken, counted=False)
+        return False
+
+    def _bury(self, taken: Taken, letter: DeadLetter) -> None:
         fields = [part for pair in letter.to_fields().items() for part in pair]
+        stream = dead_letters_of(letter.queue)
         with self.conn_or_acquire() as client:
-            client.eval(_BURY, 2, taken.flight, dead_letters_of(queue), taken.item, *fields)
+            client.eval(_BURY, 2, taken.flight, stream, taken.item, *fields)
 
     @override
     def _restore(self, message: Any, leftmost: bool = False) -> None:
@@ -374,8 +402,18 @@ def _counted(item: bytes) -> bytes:
         return item
 
 
+def _uncounted(item: bytes) -> bytes:
+    """Return the message as if it had never been delivered."""
+    try:
+        payload = loads(item)
+        if DELIVERIES not in payload["headers"]:
+            return item
+        del payload["headers"][DELIVERIES]
+        return _encoded(payload)
+    except Exception:  # noqa: BLE001 - unreadable: it goes back as it came, for who can read it
+        return item
+
+
 def requeue(pipe: Any, letter: DeadLetter) -> None:
     """Add the commands that put a task's dead letter back, as if it had never been delivered."""
-    payload = loads(letter.envelope)
-    payload.setdefault("headers", {}).pop(DELIVERIES, None)
-    pipe.lpush(letter.queue, dumps(payload))
+    pipe.lpush(letter.queue, _uncounted(letter.envelope))

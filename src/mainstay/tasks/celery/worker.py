@@ -27,20 +27,17 @@ from mainstay.errors import Misconfigured
 from mainstay.metrics import processes
 from mainstay.monitor import Monitor
 from mainstay.tasks.celery import profiles
-from mainstay.tasks.celery.depths import Depth, depths_of
+from mainstay.tasks.celery.backlog import Backlog
+from mainstay.tasks.celery.depths import depths_of
 from mainstay.tasks.celery.statuses import database_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.consumer import GuardedConsumer
 
-__all__ = ["Intake", "WorkerSide"]
+__all__ = ["WorkerSide"]
 
 LOOP_LIMIT_SECONDS = 30.0
-LOOK_SECONDS = 5.0
-IDLE_LIMIT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
 
 
@@ -54,7 +51,7 @@ class WorkerSide:
         self._pid = 0
         self._is_connected = False
         self._monitor: Monitor | None = None
-        self._intake: Intake | None = None
+        self._backlog: Backlog | None = None
         # Celery keeps these weakly: they go with the application.
         signals.celeryd_init.connect(self._on_program)
         signals.worker_init.connect(self._on_init)
@@ -144,7 +141,7 @@ class WorkerSide:
             return
         if self._monitor is not None:
             self._monitor.forget()
-        self._monitor = self._intake = None
+        self._monitor = self._backlog = None
         self._app.service.forked()
 
     def _on_ready(self, sender: Any = None, **_: Any) -> None:
@@ -152,10 +149,10 @@ class WorkerSide:
             return
         service = self._app.service
         queues = sorted(self._app.amqp.queues.consume_from)
-        self._intake = Intake(self._app, queues)
-        service.metrics.on_scrape(self._intake.show)
+        self._backlog = Backlog(self._app, queues, depths_of(self._app.conf.broker_url))
+        service.metrics.on_scrape(self._backlog.show)
         service.start("worker")
-        self._intake.start()
+        self._backlog.start()
 
     def _on_shutting_down(self, **_: Any) -> None:
         if self._worker is None or os.getpid() != self._pid:
@@ -175,8 +172,8 @@ class WorkerSide:
                 event="crashed",
                 exit_code=sender.exitcode,
             )
-        if self._intake is not None:
-            self._intake.close()
+        if self._backlog is not None:
+            self._backlog.close()
         self._app.reports.tell_later()
         service.stop()
         if self._monitor is not None:
@@ -194,6 +191,7 @@ class WorkerSide:
     def _refuse(self) -> None:
         app = self._app
         problems = profiles.refusals(app.conf, app.task_queues)
+        problems += profiles.pool_refusals(self._worker.pool_cls)
         for name, task in sorted(app.tasks.items()):
             if not name.startswith("celery."):
                 problems += profiles.task_refusals(name, task)
@@ -236,72 +234,6 @@ class WorkerSide:
         from celery import current_app
 
         return current_app._get_current_object() is self._app
-
-
-class Intake:
-    """Watches whether the worker takes what waits.
-
-    A worker can be connected and take nothing, for ever, and answer every question about itself:
-    seen after restarts of a broker. So its queues are looked into: where messages wait, somebody
-    is free, and nothing was taken since the last look, the pulse ``intake`` does not beat.
-    """
-
-    def __init__(self, app: App, queues: list[str]) -> None:
-        self._app = app
-        self._queues = queues
-        self._depths = depths_of(app.conf.broker_url)
-        self._found: Mapping[str, Depth] = {}
-        self._found_at = 0.0
-        self._taken = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="intake", daemon=True)
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Look no more."""
-        self._ended.set()
-        self._app.service.lifecycle.end_pulse("intake")
-
-    def show(self) -> None:
-        """Put what was found last into the metrics."""
-        if time.monotonic() - self._found_at > 3 * LOOK_SECONDS:
-            return  # the broker does not answer: old numbers would be wrong ones
-        for queue, depth in self._found.items():
-            states = {"ready": depth.ready}
-            if depth.unacknowledged is not None:
-                states["unacknowledged"] = depth.unacknowledged
-            self._app.service.metrics.queue(
-                queue,
-                states=states,
-                oldest_seconds=depth.oldest_seconds,
-                dead_letters=depth.dead,
-            )
-
-    def look(self) -> bool:
-        """Look once; says whether work is taken, as far as one can tell."""
-        try:
-            with forks.work():
-                self._found = {} if self._depths is None else self._depths.look(self._queues)
-            self._found_at = time.monotonic()
-        except Exception:  # noqa: BLE001 - a broker that is down is nothing the worker can mend
-            return True
-        taken = sum(worker_state.total_count.values())
-        moved, self._taken = taken != self._taken, taken
-        waiting = any(depth.ready for depth in self._found.values())
-        return moved or not waiting or not self._app.worker.is_taking
-
-    def _run(self) -> None:
-        pulse = self._app.service.lifecycle.pulse("intake", limit_seconds=IDLE_LIMIT_SECONDS)
-        while True:
-            if self.look():
-                pulse.beat()
-            if self._ended.wait(LOOK_SECONDS):
-                break
-        if self._depths is not None:
-            self._depths.close()
 
 
 def _is_news(record: logging.LogRecord) -> bool:

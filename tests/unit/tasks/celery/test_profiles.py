@@ -3,11 +3,17 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from celery.concurrency import prefork, solo
 
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.tasks.celery import App, TaskQueue, create_celery_app, get_celery_app
-from mainstay.tasks.celery.profiles import refusals, result_backend, soft_limit
+from mainstay.tasks.celery.profiles import (
+    pool_refusals,
+    refusals,
+    result_backend,
+    soft_limit,
+)
 
 AMQP, REDIS = "amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"
 
@@ -47,6 +53,24 @@ def test_what_loses_or_doubles_work_is_refused_with_what_to_change(
     app = app_for(url)
     app.conf.update(change)
     assert any(said in problem for problem in refusals(app.conf, app.task_queues))
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet", solo.TaskPool])
+def test_a_pool_in_which_leases_end_is_refused(pool: object) -> None:
+    (problem,) = pool_refusals(pool)
+    assert "choose prefork" in problem
+
+
+@pytest.mark.parametrize("pool", ["prefork", "processes", prefork.TaskPool])
+def test_processes_are_not_refused(pool: object) -> None:
+    assert pool_refusals(pool) == []
+
+
+def test_each_queue_has_its_own_delivery_limit() -> None:
+    queues = [TaskQueue(name="slow", delivery_limit=50), TaskQueue(name="odd", delivery_limit=1)]
+    app = create_celery_app(Settings(env="test", celery_broker_url=AMQP), queues=queues)
+    limits = [app.delivery_limit_of(name) for name in ("slow", "odd", "default", "unheard-of")]
+    assert limits == [50, 1, 5, 5]
 
 
 def test_a_classic_queue_needs_a_reason() -> None:

@@ -1,0 +1,62 @@
+"""What of a task's result, and of its error, can be told later?
+
+Statuses are JSON and text in UTF-8. A result that is neither must not make work that is done fail,
+and an error whose own words are broken must not hide that there was one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import orjson
+
+from mainstay.deadletters import reason_of
+from mainstay.errors import MainstayError
+
+__all__ = ["detail_of", "dumps", "error_of", "result_of", "storable"]
+
+_DETAIL_CHARACTERS = 2_000
+# Behind an even number of backslashes; an odd one escapes the last of them, and no NUL.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+
+
+def result_of(value: Any) -> tuple[Any, dict[str, str] | None]:
+    """Return what can be kept of the result *value*: itself, or nothing and why."""
+    try:
+        if _NUL.search(dumps(value)):
+            raise ValueError("PostgreSQL's JSON has no NUL")
+    except Exception as error:  # noqa: BLE001 - an encoder calls what a value brings along
+        kind = type(value).__name__
+        detail = f"it returned a {kind} that JSON cannot hold ({type(error).__name__}): not kept"
+        return None, {"type": "ResultNotKept", "detail": detail}
+    return value, None
+
+
+def dumps(value: Any) -> bytes:
+    """Return *value* as JSON; raises when JSON, or UTF-8, cannot hold it."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:  # integers of more than 64 bits
+        return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+
+
+def error_of(error: BaseException) -> dict[str, str]:
+    """Return *error* as a status shows it: ``{"type", "detail"}``."""
+    detail = error.detail if isinstance(error, MainstayError) else detail_of(error)
+    return {"type": reason_of(error).rpartition(":")[2], "detail": storable(detail)}
+
+
+def detail_of(error: BaseException) -> str:
+    """Return what *error* says, even when it cannot say it."""
+    try:
+        return str(error)[:_DETAIL_CHARACTERS]
+    except Exception as broken:  # noqa: BLE001 - it is the error's own code that fails
+        return f"its words cannot be read: {type(broken).__name__}"
+
+
+def storable(text: str) -> str:
+    """Return *text* with what no store can hold written out: lone surrogates, NUL."""
+    plain = text[:_DETAIL_CHARACTERS].encode("utf-8", "backslashreplace").decode()
+    return plain.replace("\x00", "\\x00")

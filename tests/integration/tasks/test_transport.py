@@ -1,0 +1,92 @@
+"""Messages on a real Redis, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from kombu import Connection
+
+from mainstay.deadletters import DeadLetter, dead_letters_of
+from mainstay.resources.redis import RedisDeadLetters
+from mainstay.resources.redis.client import connect
+from mainstay.tasks.celery import transport
+from mainstay.tasks.celery.letters import note, on_stored
+from mainstay.tasks.celery.transport import FLIGHT_PREFIX, Channel, Transport, requeue
+
+ITEM = b'{"body": "W10=", "headers": {"task": "add", "id": "1"}, "properties": {}}'
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    made = connect(redis_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def channel(redis_url: str) -> Iterator[Channel]:
+    with Connection(redis_url, transport=Transport) as connection:
+        yield connection.channel()
+
+
+def taken(client: redis.Redis, channel: Channel) -> Any:
+    """Put a message on a queue and take it, as a consumer does."""
+    client.lpush("q", ITEM)
+    message: Any = channel.basic_get("q")  # type: ignore[no-untyped-call] # kombu leaves it untyped
+    note(message, "failed:ValueError", "no such thing")
+    return message
+
+
+def letters(client: redis.Redis) -> list[DeadLetter]:
+    return list(RedisDeadLetters(client, {"task": requeue}).letters("q"))
+
+
+def broken(*_args: object, **_options: object) -> Any:
+    raise UnicodeEncodeError("utf-8", "x", 0, 1, "as broken as can be")
+
+
+def in_flight(client: redis.Redis) -> int:
+    return sum(client.llen(name) for name in client.scan_iter(f"{FLIGHT_PREFIX}*"))
+
+
+def test_a_letter_that_cannot_be_made_leaves_a_minimal_one(
+    client: redis.Redis, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = taken(client, channel)
+    monkeypatch.setattr(transport, "letter_of", broken)
+    message.reject()
+    (letter,) = letters(client)
+    assert (letter.reason, letter.envelope) == ("failed:ValueError", ITEM)
+    assert in_flight(client) == 0
+
+
+def test_what_cannot_be_buried_at_all_goes_back_and_is_not_counted(
+    client: redis.Redis, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = taken(client, channel)
+    told: list[bool] = []
+    on_stored(message, lambda: told.append(True))
+    for name in ("letter_of", "minimal_letter_of"):
+        monkeypatch.setattr(transport, name, broken)
+    message.reject()
+    assert client.lrange("q", 0, -1) == [ITEM]
+    assert (letters(client), in_flight(client), told) == ([], 0, [])
+
+
+def test_a_dead_letter_is_told_of_once_it_is_stored(client: redis.Redis, channel: Channel) -> None:
+    message = taken(client, channel)
+    counts: list[int] = []
+    on_stored(message, lambda: counts.append(len(letters(client))))
+    message.reject()
+    assert counts == [1]
+
+
+@pytest.mark.parametrize("item", [b"\xff{nonsense", b"5", b'{"headers": [1]}', b"{}"])
+def test_an_unreadable_letter_is_put_back_as_it_is(client: redis.Redis, item: bytes) -> None:
+    letter = DeadLetter("", "task", "q", "decode:DecodeError", envelope=item)
+    client.xadd(dead_letters_of("q"), letter.to_fields())  # type: ignore[arg-type] # narrower than it takes
+    assert RedisDeadLetters(client, {"task": requeue}).retry("q", lambda _letter: True) == 1
+    assert client.lrange("q", 0, -1) == [item]

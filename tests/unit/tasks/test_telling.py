@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mainstay.errors import Refuse
+from mainstay.tasks.telling import error_of, result_of
+
+
+@pytest.mark.parametrize(
+    "result", [None, 1, "text", [1, {"a": None}], {1: "one"}, 2**70, "a\\u0000b", "\U0001f600"]
+)
+def test_what_json_can_hold_is_kept(result: Any) -> None:
+    assert result_of(result) == (result, None)
+
+
+@pytest.mark.parametrize("result", [{1, 2}, object(), "\udcff", ["a\x00b"], "\\\x00", b"bytes"])
+def test_anything_else_is_nothing_with_a_note(result: Any) -> None:
+    kept, note = result_of(result)
+    assert kept is None
+    assert note is not None
+    assert note["type"] == "ResultNotKept"
+    assert type(result).__name__ in note["detail"]
+
+
+def test_the_words_of_an_error_can_be_stored() -> None:
+    told = error_of(ValueError("bad \udcff\x00 name"))
+    assert told == {"type": "ValueError", "detail": "bad \\udcff\\x00 name"}
+    assert error_of(Refuse("not this")) == {"type": "Refuse", "detail": "not this"}
+
+
+def test_an_error_whose_words_are_broken_is_told_by_its_kind() -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError
+
+    assert error_of(Wordless())["type"] == "Wordless"

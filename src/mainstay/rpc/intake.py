@@ -15,14 +15,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from mainstay.context import PRINCIPAL_TOKEN, TIMEOUT_SECONDS
 from mainstay.deadletters import DeadLetter
 from mainstay.lifecycle import Pulse
 from mainstay.rpc.line import BACKOFF_SECONDS, Note, Wake
 
-__all__ = ["Delivery", "Intake", "QueueType", "Settlement", "Terms"]
-
+__all__ = ["Buried", "Delivery", "Intake", "QueueType", "Settlement", "Terms"]
 
 QueueType = Literal["quorum", "classic"]
+Buried = Callable[[str, str], object]
+
+# A token must not lie about until somebody looks at dead letters; a deadline means nothing.
+_NOT_KEPT = frozenset({PRINCIPAL_TOKEN, TIMEOUT_SECONDS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,19 @@ class Delivery:
         """Has its caller given up?"""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
+    def letter(self, queue: str, *, reason: str, detail: str = "") -> DeadLetter:
+        """Return the dead letter that this call of *queue* becomes."""
+        return DeadLetter(
+            id=self.id,
+            kind="call",
+            queue=queue,
+            reason=reason,
+            name=self.function,
+            detail=detail,
+            headers={n: value for n, value in self.headers.items() if n not in _NOT_KEPT},
+            body=self.body,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
@@ -95,6 +112,7 @@ class Intake(ABC):
 
     Args:
         take: Given each delivery, on the intake's thread; must not wait.
+        buried: Told of each dead letter once it is stored: the id of its call, the reason.
         note: Told of what operators should know: a level, a message.
         pulse: Beaten by every turn that is not held up by handlers.
     """
@@ -108,6 +126,7 @@ class Intake(ABC):
         address: str,
         *,
         take: Callable[[Delivery], object],
+        buried: Buried,
         note: Note,
         pulse: Pulse | None = None,
     ) -> None:
@@ -115,6 +134,7 @@ class Intake(ABC):
         self.address = address
         self.is_up = threading.Event()
         self._take = take
+        self._buried = buried
         self._note = note
         self._pulse = pulse
         self._is_stopping = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,10 +18,10 @@ from functools import partial
 from mainstay.deadletters import DeadLetter
 from mainstay.errors import MainstayError, NoRoute, Overloaded
 from mainstay.lifecycle import Pulse
-from mainstay.rpc.intake import Delivery, Intake, Settlement, Terms
+from mainstay.rpc.intake import Buried, Delivery, Intake, Settlement, Terms
 from mainstay.rpc.line import Line, Note, Outgoing
 
-__all__ = ["Broker", "MemoryIntake", "MemoryLine", "depth"]
+__all__ = ["Broker", "MemoryIntake", "MemoryLine", "depth", "oldest_seconds"]
 
 _IDLE_SECONDS = 0.5
 
@@ -123,10 +124,11 @@ class MemoryIntake(Intake):
         terms: Terms,
         *,
         take: Callable[[Delivery], object],
+        buried: Buried,
         note: Note,
         pulse: Pulse | None = None,
     ) -> None:
-        super().__init__(terms, url, take=take, note=note, pulse=pulse)
+        super().__init__(terms, url, take=take, buried=buried, note=note, pulse=pulse)
         self._broker = Broker.at(url)
         self._queue = self._broker.queue(terms.queue)
 
@@ -194,6 +196,8 @@ class MemoryIntake(Intake):
             if settlement.give_back:
                 self._queue.waiting.appendleft(waiting)
                 others = list(self._queue.servers)
+        if settlement.letter is not None:
+            self._buried(settlement.letter.id, settlement.letter.reason)
         if settlement.give_back:
             for server in others:
                 server.look()
@@ -209,6 +213,14 @@ def depth(url: str, queue: str) -> Mapping[str, Mapping[str, int]]:
         "queue": _counts(ready, in_hand),
         "dead_letters": _counts(dead, 0),
     }
+
+
+def oldest_seconds(url: str, queue: str) -> float:
+    """Return for how long the oldest call has waited in *queue*; 0 for none."""
+    broker, found = Broker.at(url), Broker.at(url).queue(queue)
+    with broker.lock:
+        oldest = min((waiting.call.sent_at for waiting in found.waiting), default=None)
+    return 0.0 if oldest is None else max(time.monotonic() - oldest, 0.0)
 
 
 def _counts(ready: int, in_hand: int) -> dict[str, int]:

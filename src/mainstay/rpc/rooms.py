@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 from mainstay.errors import Misconfigured
 from mainstay.lifecycle import Pulse
-from mainstay.rpc.intake import Delivery, Intake, Terms
+from mainstay.rpc.intake import Buried, Delivery, Intake, Terms
 from mainstay.rpc.line import Line, Note
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
 
-__all__ = ["broker_url", "depth", "intake", "line", "ping"]
+__all__ = ["broker_url", "depth", "intake", "line", "oldest_seconds", "ping"]
 
 PING_SECONDS = 1.0
 
@@ -56,6 +56,7 @@ def intake(
     terms: Terms,
     *,
     take: Callable[[Delivery], object],
+    buried: Buried,
     note: Note,
     pulse: Pulse | None = None,
 ) -> Intake:
@@ -64,15 +65,15 @@ def intake(
         case "memory":
             from mainstay.rpc.memory import MemoryIntake
 
-            return MemoryIntake(url, terms, take=take, note=note, pulse=pulse)
+            return MemoryIntake(url, terms, take=take, buried=buried, note=note, pulse=pulse)
         case "amqp":
             from mainstay.rpc.amqp import AmqpIntake
 
-            return AmqpIntake(url, terms, take=take, note=note, pulse=pulse)
+            return AmqpIntake(url, terms, take=take, buried=buried, note=note, pulse=pulse)
         case _:
             from mainstay.rpc.redis_streams import StreamsIntake
 
-            return StreamsIntake(url, terms, take=take, note=note, pulse=pulse)
+            return StreamsIntake(url, terms, take=take, buried=buried, note=note, pulse=pulse)
 
 
 def ping(url: str) -> None:
@@ -120,6 +121,27 @@ def depth(
                 return redis_streams.depth(url, queue, timeout_seconds=PING_SECONDS)
     except Exception:  # noqa: BLE001 - each client library has its own errors for "no answer"
         return unknown
+
+
+def oldest_seconds(url: str, queue: str) -> float | None:
+    """Return for how long the oldest call has waited in *queue*; ``None`` where nobody can tell.
+
+    On RabbitMQ nobody can: it keeps no time of what waits in a quorum queue. Never raises.
+    """
+    try:
+        match _scheme(url):
+            case "memory":
+                from mainstay.rpc import memory
+
+                return memory.oldest_seconds(url, queue)
+            case "amqp":
+                return None
+            case _:
+                from mainstay.rpc import redis_streams
+
+                return redis_streams.oldest_seconds(url, queue, timeout_seconds=PING_SECONDS)
+    except Exception:  # noqa: BLE001 - likewise
+        return None
 
 
 def _scheme(url: str) -> str:

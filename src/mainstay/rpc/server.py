@@ -29,11 +29,10 @@ is where to ask whether it was done.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from mainstay.context import PRINCIPAL_TOKEN, TIMEOUT_SECONDS
-from mainstay.deadletters import DeadLetter, reason_of
+from mainstay.deadletters import reason_of
 from mainstay.errors import DeadlineExceeded, MainstayError, Misconfigured, NotConnected
 from mainstay.health import Check
 from mainstay.monitor import Monitor
@@ -135,6 +134,7 @@ class Server:
                 queue_type,
             ),
             take=self._take,
+            buried=self._count_buried,
             note=self._tell,
             pulse=self.service.lifecycle.pulse(self._pulse_name, limit_seconds=PULSE_SECONDS),
         )
@@ -232,7 +232,23 @@ class Server:
         return CallEntry(self._desk, delivery, data)
 
     def _failed(self, delivery: Delivery, error: BaseException) -> Settlement:
-        """Decide what becomes of a call that did not end well."""
+        """Decide what becomes of a call that did not end well; never raises."""
+        try:
+            return self._decided(delivery, error)
+        except Exception as flaw:  # noqa: BLE001 - an author's own error may raise when it is asked
+            self.service.logs.write(
+                "error",
+                "mainstay.rpc",
+                f"the error of the call {delivery.id} cannot be told",
+                event="call_error_unreadable",
+                queue=self.queue,
+                error=flaw,
+            )
+            reason = f"failed:{type(error).__name__}"
+            letter = delivery.letter(self.queue, reason=reason)
+            return Settlement(wire.encode_unforeseen(error), letter)
+
+    def _decided(self, delivery: Delivery, error: BaseException) -> Settlement:
         if not self._intake.holds(delivery):
             return Settlement(give_back=True)  # it was given back while it was being done
         if isinstance(error, DeadlineExceeded) and delivery.has_expired:
@@ -244,29 +260,22 @@ class Server:
             return Settlement(answer)
         else:
             reason = reason_of(error)
-        self.service.metrics.dead_letter(self.queue)
-        self._tell(
-            "warning",
-            f"the call {delivery.id} is among the dead letters: {reason}",
-            "call_dead_lettered",
-        )
-        letter = DeadLetter(
-            id=delivery.id,
-            kind="call",
-            queue=self.queue,
-            reason=reason,
-            name=delivery.function,
-            detail=str(error)[:1000],
-            headers=_kept(delivery.headers),
-            body=delivery.body,
-        )
-        return Settlement(answer, letter)
+        detail = wire.text_of(error)[:1000]
+        return Settlement(answer, delivery.letter(self.queue, reason=reason, detail=detail))
 
     # What others ask.
 
     def _connected(self) -> None:
         if not self._intake.is_up.is_set() and not self._is_draining:
             raise NotConnected(f"{self.queue!r} is not being served: the broker does not answer")
+
+    def _count_buried(self, id: str, reason: str) -> None:
+        self.service.metrics.dead_letter(self.queue)
+        self._tell(
+            "warning",
+            f"the call {id} is among the dead letters: {reason}",
+            "call_dead_lettered",
+        )
 
     def _show(self, depths: Depths) -> None:
         found = depths.of(self.queue)
@@ -278,17 +287,12 @@ class Server:
                     "ready": queue["messages_ready"],
                     "unacknowledged": queue["messages_unacknowledged"],
                 },
+                oldest_seconds=rooms.oldest_seconds(self._url, self.queue),
                 dead_letters=None if dead is None else dead["messages"],
             )
 
     def _tell(self, level: str, message: str, event: str = "calls_connection") -> None:
         self.service.logs.write(level, "mainstay.rpc", message, event=event, queue=self.queue)
-
-
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    # A token must not lie about until somebody looks at dead letters; a deadline means nothing.
-    dropped = (PRINCIPAL_TOKEN, TIMEOUT_SECONDS)
-    return {name: value for name, value in headers.items() if name not in dropped}
 
 
 def run(

@@ -43,6 +43,8 @@ __all__ = [
     "encode_error",
     "encode_request",
     "encode_result",
+    "encode_unforeseen",
+    "text_of",
 ]
 
 FUNCTION: Final = "x-function"
@@ -127,7 +129,23 @@ def encode_error(error: BaseException) -> bytes:
     What an unforeseen exception says may hold internals, so only its kind travels; the whole of
     it is in the server's log and with the dead letter.
     """
-    return orjson.dumps({"error": _shown(error)})
+    try:
+        return orjson.dumps({"error": _shown(error)})
+    except Exception:  # noqa: BLE001 - an author's own error may hold anything, and raise when asked
+        return encode_unforeseen(error)
+
+
+def encode_unforeseen(error: BaseException) -> bytes:
+    """Return the answer that names the kind of *error* and tells nothing else of it."""
+    return orjson.dumps({"error": _unforeseen(error)})
+
+
+def text_of(error: BaseException) -> str:
+    """Return what *error* says, in characters that every wire carries; never raises."""
+    try:
+        return _carried(str(error))
+    except Exception:  # noqa: BLE001 - an author's own __str__
+        return f"a {_carried(type(error).__name__)} that cannot say what it is"
 
 
 def decode_answer(body: bytes, *, limit_bytes: int) -> Any:
@@ -214,24 +232,35 @@ _TOLD: dict[str, type[MainstayError]] = {
 
 def _shown(error: BaseException) -> dict[str, object]:
     if isinstance(error, RemoteFailure):
-        return {"type": error.type, "detail": error.detail}
+        return {"type": _carried(error.type), "detail": _carried(error.detail)}
     if isinstance(error, Bury):
-        return {"type": type(error).__name__, "detail": error.detail}
+        return {"type": _carried(type(error).__name__), "detail": _carried(error.detail)}
     if not isinstance(error, (Retry, Refuse)):
-        return {
-            "type": type(error).__name__,
-            "detail": "the call failed in a way nobody foresaw: the server's log and its dead "
-            "letters say more",
-        }
+        return _unforeseen(error)
     kind = next(base for base in type(error).__mro__ if _TOLD.get(base.__name__) is base)
-    shown: dict[str, object] = {"type": kind.__name__, "detail": error.detail}
+    shown: dict[str, object] = {"type": kind.__name__, "detail": _carried(error.detail)}
     if isinstance(error, Invalid):
-        shown["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
+        shown["errors"] = [
+            {"pointer": _carried(e.pointer), "detail": _carried(e.detail)} for e in error.errors
+        ]
     if isinstance(error, (Retry, UnderWay)):
         shown["retry_after_seconds"] = error.retry_after_seconds
     if isinstance(error, LimitExceeded):
         shown["limit"], shown["window_seconds"] = error.limit, error.window_seconds
     return shown
+
+
+def _unforeseen(error: BaseException) -> dict[str, object]:
+    return {
+        "type": _carried(type(error).__name__),
+        "detail": "the call failed in a way nobody foresaw: the server's log and its dead letters "
+        "say more",
+    }
+
+
+def _carried(text: str) -> str:
+    # Half a surrogate pair, as in the name of a file, has no form in UTF-8.
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rebuilt(name: str, detail: str, said: dict[str, Any]) -> MainstayError:

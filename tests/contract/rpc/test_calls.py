@@ -18,6 +18,7 @@ from mainstay.errors import (
     DeadlineExceeded,
     FieldError,
     Invalid,
+    MainstayError,
     Malformed,
     NoRoute,
     NotAuthenticated,
@@ -197,15 +198,56 @@ def test_a_result_that_json_cannot_hold_is_a_failure(
             calls.call(queue, data)
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("it says nothing")
+
+
+class Vague(Unavailable):
+    retry_after_seconds: Any = object()
+
+    def __init__(self) -> None:
+        Exception.__init__(self, "later")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("no such file: \udcff"),
+        Speechless(),
+        Bury("no such file: \udcff"),
+        NotFound("no such file: \udcff"),
+        Invalid("it does not fit", errors=[FieldError("/\udcff", "is no text: \udcff")]),
+        Vague(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_error_that_cannot_be_written_ends_its_call_and_no_other(
+    calls: Calls, queue: str, serve: Serve, broker: Broker, error: Exception
+) -> None:
+    class Fails:
+        def call(self, data: Any) -> Any:
+            if data == "fail":
+                raise error
+            return data
+
+    serve(Fails(), concurrency=1)
+    for _ in range(2):
+        caught = calls.submit(queue, "fail", timeout_seconds=60.0).exception(30.0)
+        assert isinstance(caught, (type(error), RemoteFailure)), caught
+    assert calls.call(queue, "well") == "well"
+    if not isinstance(error, MainstayError):
+        letters = eventually(lambda: broker.dead_letters(queue))
+        assert {letter.reason for letter in letters} == {f"failed:{type(error).__name__}"}
+
+
 def test_a_call_ends_at_its_deadline_and_a_late_reply_finds_nobody(
     calls: Calls, queue: str, serve: Serve
 ) -> None:
     held = Holds()
     serve(held)
-    started = time.monotonic()
     with pytest.raises(DeadlineExceeded):
         calls.call(queue, timeout_seconds=0.3)
-    assert 0.3 <= time.monotonic() - started < 1.0
     held.go.set()
     eventually(lambda: calls.late_replies == 1)
     assert calls.statistics.snapshot()["timeouts_total"] == 1
@@ -256,24 +298,20 @@ def test_a_cancelled_call_is_forgotten(calls: Calls, queue: str, serve: Serve) -
 
 
 def test_a_queue_that_nobody_has_heard_of_is_no_route(calls: Calls, queue: str) -> None:
-    started = time.monotonic()
     with pytest.raises(NoRoute):
-        calls.call(queue)
-    assert time.monotonic() - started < 2.0
+        calls.call(queue, timeout_seconds=60.0)
 
 
-def test_a_queue_whose_servers_have_left_is_no_route_at_once(
+def test_a_queue_whose_servers_have_left_is_no_route_and_no_deadline(
     calls: Calls, queue: str, serve: Serve
 ) -> None:
     server = serve(Echo())
     assert calls.call(queue, 1) == 1
     server.drain(1.0)
-    started = time.monotonic()
     with pytest.raises(Unavailable):
-        calls.call(queue, 2)
-    assert time.monotonic() - started < 4.0
+        calls.call(queue, 2, timeout_seconds=60.0)
     with pytest.raises(NoRoute):
-        calls.call(queue, 3)
+        calls.call(queue, 3, timeout_seconds=60.0)
 
 
 def test_a_full_queue_refuses(calls: Calls, queue: str, serve: Serve) -> None:
@@ -514,6 +552,29 @@ def test_the_depth_of_a_queue_is_known(calls: Calls, queue: str, serve: Serve) -
     held.go.set()
     for future in futures:
         future.result(10.0)
+
+
+def test_how_long_calls_have_waited_is_shown(
+    broker: Broker, calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    metrics = serve(held, concurrency=1).service.metrics
+
+    def waited() -> float | None:
+        name = f'mainstay_queue_oldest_seconds{{queue="{queue}"}} '
+        lines = metrics.exposition()[0].decode().splitlines()
+        return next((float(line.removeprefix(name)) for line in lines if name in line), None)
+
+    if broker.room == "rabbitmq":  # keeps no time of what waits
+        assert waited() is None
+        return
+    assert waited() == 0.0
+    futures = [calls.submit(queue, n, timeout_seconds=60.0) for n in range(2)]
+    eventually(lambda: (waited() or 0.0) > 0.0)
+    held.go.set()
+    for future in futures:
+        future.result(10.0)
+    eventually(lambda: waited() == 0.0)
 
 
 def test_the_broker_can_be_asked_how_it_is(calls: Calls) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 
 from mainstay.config import Settings
-from mainstay.errors import NoRoute, Overloaded
-from mainstay.resources.amqp import connect
+from mainstay.errors import NoRoute, Overloaded, RemoteFailure
+from mainstay.resources.amqp import AmqpDeadLetters, connect
 from mainstay.rpc import Calls, Server
 from mainstay.service import Service
 from mainstay.testing.servers import RabbitMQ
@@ -77,3 +78,52 @@ def test_a_queue_that_is_deleted_is_declared_again(rabbitmq_url: str) -> None:
             connection.channel().queue_delete("q")
         eventually(lambda: calls.call("q", 2, timeout_seconds=1.0) == 2)
     calls.close()
+
+
+def test_a_server_that_is_ready_takes_calls(rabbitmq_url: str) -> None:
+    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    with connect(rabbitmq_url) as connection:
+        channel = connection.channel()
+        for queue in ("one", "two", "three"):
+            with Server(settings, queue=queue, target=Echo()) as served:
+                assert served.is_ready(10.0)
+                assert channel.queue_declare(queue, passive=True).consumer_count == 1
+
+
+def are_stored(store: AmqpDeadLetters, names: set[str]) -> bool:
+    return {letter.id for letter in store.letters("q")} == names
+
+
+class Fails:
+    def call(self, _: Any) -> Any:
+        raise ZeroDivisionError
+
+
+def test_dead_letters_are_stored_though_their_queue_was_deleted(rabbitmq_url: str) -> None:
+    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    calls, store = Service(settings).hold(Calls()), AmqpDeadLetters(rabbitmq_url)
+    with Server(settings, queue="q", target=Fails(), concurrency=8) as served:
+        assert served.is_ready(10.0)
+        for names in ({f"first-{n}" for n in range(20)}, {f"second-{n}" for n in range(20)}):
+            with connect(rabbitmq_url) as connection:
+                connection.channel().queue_delete("q_dlq")
+            futures = [calls.submit("q", id=name, timeout_seconds=60.0) for name in names]
+            for future in futures:
+                assert isinstance(future.exception(30.0), RemoteFailure)
+            eventually(partial(are_stored, store, names))
+        text = served.service.metrics.exposition()[0].decode()
+        assert 'mainstay_dead_lettered_total{queue="q"} 40.0' in text
+    with connect(rabbitmq_url) as connection:
+        assert connection.channel().queue_declare("q", passive=True).message_count == 0
+    calls.close()
+
+
+def test_dead_letters_may_be_looked_at_without_end(rabbitmq: RabbitMQ, rabbitmq_url: str) -> None:
+    with Server(
+        Settings(env="test", rabbitmq_url=rabbitmq_url), queue="q", target=Echo()
+    ) as served:
+        assert served.is_ready(10.0)
+        vhost = rabbitmq_url.rsplit("/", 1)[1]
+        # RabbitMQ 4 drops a message that was delivered 20 times, where nothing else is said.
+        arguments = rabbitmq.manage("GET", f"/queues/{vhost}/q_dlq")["arguments"]
+    assert arguments["x-delivery-limit"] >= 1_000_000

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from mainstay.rpc import run
 class Served:
     def call(self, data):
         if data == "hang":
-            time.sleep(60)
+            time.sleep(600)
         return data
 
 raise SystemExit(run(Settings, queue="q", target=Served(), concurrency=2, limit_seconds=1.0))
@@ -116,11 +115,9 @@ def test_a_server_whose_hands_hang_says_that_it_is_stuck(process: Process, calls
     eventually(lambda: process.get("/healthz")[0] == 503, timeout_seconds=20.0, every_seconds=0.5)
     status, body = process.get("/healthz")
     assert (status, json.loads(body)["checks"]["calls:q"]["status"]) == (503, "unhealthy")
-    # It ends all the same, and gives back what it could not finish.
-    started = time.monotonic()
+    # It ends all the same, long before they do, and gives back what it could not finish.
     process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(10) == 0
-    assert time.monotonic() - started < 8.0
+    assert process.popen.wait(60) == 0
     assert calls.depth("q")["queue"] is not None
 
 

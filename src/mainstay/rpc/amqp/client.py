@@ -11,8 +11,9 @@ import amqp
 from amqp import spec
 
 from mainstay.errors import NoRoute, Overloaded
+from mainstay.rpc.address import address_of
 from mainstay.rpc.amqp.framing import Frames
-from mainstay.rpc.amqp.layout import JSON, REPLIES, address_of
+from mainstay.rpc.amqp.layout import JSON, REPLIES
 from mainstay.rpc.line import Line, Note, Outgoing
 
 __all__ = ["AmqpLine"]

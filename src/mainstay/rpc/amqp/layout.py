@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 from mainstay.deadletters import dead_letters_of
+from mainstay.resources.amqp.layout import DEAD_LETTERS
 from mainstay.rpc.intake import Terms
 
-__all__ = ["JSON", "REPLIES", "address_of", "declare"]
+__all__ = ["JSON", "REPLIES", "declare"]
 
 JSON: Final = "application/json"
 REPLIES: Final = "amq.rabbitmq.reply-to"
@@ -16,13 +16,6 @@ REPLIES: Final = "amq.rabbitmq.reply-to"
 # What the broker itself dead-letters and is worth keeping. A call whose deadline came while it
 # waited is not: its caller has been told.
 _KEPT = ("delivery_limit", "rejected")
-
-
-def address_of(url: str) -> str:
-    """Return host and port of *url*, which say where and hold no secret."""
-    parts = urlsplit(url)
-    port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
-    return f"{parts.hostname or 'localhost'}:{port}"
 
 
 def declare(channel: Any, terms: Terms) -> None:
@@ -35,9 +28,7 @@ def declare(channel: Any, terms: Terms) -> None:
     # By reason: a headers exchange, because a dead letter keeps the routing key of its call. That
     # it may look at headers that begin with x- is new in RabbitMQ 3.10.
     channel.exchange_declare(dead, "headers", durable=True, auto_delete=False)
-    channel.queue_declare(
-        dead, durable=True, auto_delete=False, arguments={"x-queue-type": "quorum"}
-    )
+    channel.queue_declare(dead, durable=True, auto_delete=False, arguments=dict(DEAD_LETTERS))
     for reason in _KEPT:
         match = {"x-match": "any-with-x", "x-first-death-reason": reason}
         channel.queue_bind(dead, dead, arguments=match)

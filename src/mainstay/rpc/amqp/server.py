@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import amqp
@@ -13,9 +14,10 @@ from mainstay.context import TIMEOUT_SECONDS
 from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.lifecycle import Pulse
 from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.rpc.address import address_of
 from mainstay.rpc.amqp.framing import Frames
-from mainstay.rpc.amqp.layout import JSON, address_of, declare
-from mainstay.rpc.intake import Delivery, Intake, Settlement, Terms
+from mainstay.rpc.amqp.layout import JSON, declare
+from mainstay.rpc.intake import Buried, Delivery, Intake, Settlement, Terms
 from mainstay.rpc.line import Note
 
 __all__ = ["AmqpIntake"]
@@ -25,6 +27,23 @@ DELIVERIES = "x-mainstay-deliveries"
 """How often a call was delivered before; on classic queues, which do not count."""
 
 
+@dataclass(slots=True, eq=False)
+class _Copy:
+    """A message on its way into a queue, in place of another.
+
+    Args:
+        original: Acknowledged once the copy is stored.
+        letter: What the copy is, among the dead letters; ``None`` where the call is put back.
+        was_returned: Has the broker found no queue for it?
+    """
+
+    message: Any
+    queue: str
+    original: Any
+    letter: DeadLetter | None = None
+    was_returned: bool = False
+
+
 class AmqpIntake(Intake):
     def __init__(
         self,
@@ -32,22 +51,25 @@ class AmqpIntake(Intake):
         terms: Terms,
         *,
         take: Callable[[Delivery], object],
+        buried: Buried,
         note: Note,
         pulse: Pulse | None = None,
     ) -> None:
-        super().__init__(terms, address_of(url), take=take, note=note, pulse=pulse)
+        super().__init__(terms, address_of(url), take=take, buried=buried, note=note, pulse=pulse)
         self._url = url
         self._frames: Frames | None = None
         self._channel: Any = None
         self._tag: str | None = None
-        # Dead letters go out on a channel of their own, whose confirms are theirs alone.
+        # Copies go out on a channel of their own, whose confirms are theirs alone.
         self._letters: Any = None
         self._letters_sent = 0
-        self._unconfirmed: dict[int, Any] = {}
+        self._unconfirmed: dict[int, _Copy] = {}
+        self._homeless: list[_Copy] = []
         self._postponed: list[Any] = []
 
     def _open(self) -> None:
         self._postponed.clear()
+        self._homeless.clear()
         self._letters_sent = 0
         self._unconfirmed.clear()
         self._tag = None
@@ -58,10 +80,18 @@ class AmqpIntake(Intake):
         letters = self._letters = frames.channel()
         letters.events["basic_ack"].add(self._stored)
         letters.events["basic_nack"].add(self._not_stored)
-        letters.events["basic_return"].add(lambda *_: None)
+        letters.events["basic_return"].add(self._returned)
         letters.confirm_select()
+        self._declare()
+        channel.basic_qos(0, self.terms.capacity, False)
+        if not self._is_stopping:
+            self._tag = channel.basic_consume(
+                self.terms.queue, callback=self._delivered, on_cancel=self._cancelled
+            )
+
+    def _declare(self) -> None:
         try:
-            declare(channel, self.terms)
+            declare(self._channel, self.terms)
         except amqp.PreconditionFailed as error:
             self._note(
                 "error",
@@ -70,16 +100,11 @@ class AmqpIntake(Intake):
                 f"({error.reply_text})",
             )
             raise
-        channel.basic_qos(0, self.terms.capacity, False)
 
     def _serve(self) -> None:
         frames = self._frames
         if frames is None:
             raise ConnectionError("not open")
-        if not self._is_stopping:
-            self._tag = self._channel.basic_consume(
-                self.terms.queue, callback=self._delivered, on_cancel=self._cancelled
-            )
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(frames, select.POLLIN)
@@ -87,6 +112,7 @@ class AmqpIntake(Intake):
         next_tick = time.monotonic() + TICK_SECONDS
         while True:
             frames.handle()
+            self._house()
             frames.hold()
             self._settle_all()
             frames.flush()
@@ -94,7 +120,7 @@ class AmqpIntake(Intake):
                 tag, self._tag = self._tag, None
                 self._channel.basic_cancel(tag)
                 continue  # what was given back meanwhile
-            if self._closing.is_set() and not self._unconfirmed:
+            if self._closing.is_set() and not self._is_copying:
                 return
             self._beat()
             ready = {fd for fd, _ in poll.poll(TICK_SECONDS * 1000)}
@@ -110,45 +136,42 @@ class AmqpIntake(Intake):
         found = message.properties.get("application_headers") or {}
         if message.delivery_info.get("redelivered") and self.terms.queue_type == "classic":
             self._count_delivery(message, found)
-        elif DELIVERIES in found and self._unconfirmed:
+        elif DELIVERIES in found and self._is_copying:
             # While the original is not acknowledged, a crash would leave both of them.
             self._postponed.append(message)
         else:
             self._accept(message, found)
 
     def _accept(self, message: Any, found: dict[str, Any]) -> None:
+        self._took(self._read(message, found))
+
+    def _read(self, message: Any, found: dict[str, Any]) -> Delivery:
         properties = message.properties
         headers = {name.lower(): value for name, value in found.items() if isinstance(value, str)}
         body = message.body
-        self._took(
-            Delivery(
-                id=properties.get("message_id") or properties.get("correlation_id") or "",
-                function=properties.get("type") or "",
-                headers=headers,
-                body=body if isinstance(body, bytes) else str(body).encode(),
-                deadline=_deadline(headers, properties),
-                receipt=message,
-                deliveries=_deliveries(found, message),
-            )
+        return Delivery(
+            id=properties.get("message_id") or properties.get("correlation_id") or "",
+            function=properties.get("type") or "",
+            headers=headers,
+            body=body if isinstance(body, bytes) else str(body).encode(),
+            deadline=_deadline(headers, properties),
+            receipt=message,
+            deliveries=_deliveries(found, message),
         )
 
     def _count_delivery(self, message: Any, headers: dict[str, Any]) -> None:
         """Put a call back with the count of deliveries that a classic queue does not keep."""
-        properties = dict(message.properties)
-        count = _deliveries(headers, message)
+        delivery = self._read(message, headers)
+        count = delivery.deliveries
         if count - 1 > self.terms.delivery_limit:
-            letter = DeadLetter(
-                id=properties.get("message_id") or properties.get("correlation_id") or "",
-                kind="call",
-                queue=self.terms.queue,
-                reason="delivery-limit",
-                name=properties.get("type") or "",
-                body=message.body,
-            )
+            detail = f"delivered {count - 1} times without an end: it kills its servers"
+            letter = delivery.letter(self.terms.queue, reason="delivery-limit", detail=detail)
             self._bury(message, letter)
             return
+        properties = dict(message.properties)
         properties["application_headers"] = headers | {DELIVERIES: count - 1}
-        self._copy(message, amqp.Message(message.body, **properties), self.terms.queue)
+        again = amqp.Message(message.body, **properties)
+        self._send_copy(_Copy(again, self.terms.queue, message))
 
     def _cancelled(self, _tag: str) -> None:
         raise ConnectionError("the broker has cancelled the consumer: its queue was deleted")
@@ -187,39 +210,70 @@ class AmqpIntake(Intake):
         }
         headers = dict(letter.headers) | headers_of(letter)
         copy = amqp.Message(letter.body, delivery_mode=2, application_headers=headers, **kept)
-        self._copy(message, copy, dead_letters_of(self.terms.queue))
+        self._send_copy(_Copy(copy, dead_letters_of(self.terms.queue), message, letter))
 
-    def _copy(self, message: Any, copy: Any, queue: str) -> None:
-        """Store *copy* in *queue*; *message* is acknowledged once it is stored."""
+    def _send_copy(self, copy: _Copy) -> None:
         self._letters_sent += 1
-        self._unconfirmed[self._letters_sent] = message
-        self._publish(self._letters, copy, queue)
+        copy.was_returned = False
+        # What comes back has lost its number, so it carries one.
+        copy.message.properties["app_id"] = str(self._letters_sent)
+        self._unconfirmed[self._letters_sent] = copy
+        self._publish(self._letters, copy.message, copy.queue)
+
+    @property
+    def _is_copying(self) -> bool:
+        return bool(self._unconfirmed or self._homeless)
+
+    def _house(self) -> None:
+        """Declare again what was deleted, for copies that found no queue."""
+        if self._homeless:
+            homeless, self._homeless = self._homeless, []
+            self._note(
+                "warning",
+                f"the queue {homeless[0].queue!r} is gone, and is declared again: do not delete "
+                f"it while {self.terms.queue!r} is served",
+            )
+            self._declare()
+            for copy in homeless:
+                self._send_copy(copy)
 
     def _publish(self, channel: Any, message: Any, queue: str) -> None:
         arguments = (0, "", queue, True, False)
         channel.send_method(amqp.spec.Basic.Publish, "Bssbb", arguments, message)
 
+    def _returned(self, _error: object, _exchange: str, _queue: str, message: Any) -> None:
+        copy = self._unconfirmed.get(int(message.properties["app_id"]))
+        if copy is not None:
+            copy.was_returned = True
+
     def _stored(self, number: int, multiple: bool) -> None:
-        for message in self._confirmed(number, multiple):
-            self._channel.basic_ack(message.delivery_tag)
+        for copy in self._confirmed(number, multiple):
+            # What no queue takes is returned first, and acknowledged all the same.
+            if copy.was_returned:
+                self._homeless.append(copy)
+                continue
+            self._channel.basic_ack(copy.original.delivery_tag)
+            if copy.letter is not None:
+                self._buried(copy.letter.id, copy.letter.reason)
         self._resume()
 
     def _not_stored(self, number: int, multiple: bool) -> None:
-        for message in self._confirmed(number, multiple):
+        for copy in self._confirmed(number, multiple):
             # Then the broker dead-letters it itself; only the reason is lost.
-            self._channel.basic_reject(message.delivery_tag, requeue=False)
+            self._channel.basic_reject(copy.original.delivery_tag, requeue=False)
+            self._note("error", f"RabbitMQ refuses a message for {copy.queue!r}: it is rejected")
         self._resume()
 
     def _resume(self) -> None:
-        if not self._unconfirmed:
+        if not self._is_copying:
             postponed, self._postponed = self._postponed, []
             for message in postponed:
                 self._accept(message, message.properties["application_headers"])
 
-    def _confirmed(self, number: int, multiple: bool) -> list[Any]:
+    def _confirmed(self, number: int, multiple: bool) -> list[_Copy]:
         numbers = [n for n in self._unconfirmed if n <= number] if multiple else [number]
         found = [self._unconfirmed.pop(n, None) for n in numbers]
-        return [message for message in found if message is not None]
+        return [copy for copy in found if copy is not None]
 
     def _blocked(self, is_blocked: bool) -> None:
         self._note("warning", f"{self.address} has {'raised' if is_blocked else 'ended'} an alarm")

@@ -14,8 +14,9 @@ import orjson
 
 from mainstay import context as contexts
 from mainstay.errors import MainstayError, NoRoute, Overloaded
+from mainstay.rpc.address import address_of
 from mainstay.rpc.line import CONNECT_SECONDS, WATCH_SECONDS, Line, Note, Outgoing
-from mainstay.rpc.redis_streams.connection import Connection, RedisError, address_of
+from mainstay.rpc.redis_streams.connection import Connection, RedisError
 from mainstay.rpc.redis_streams.layout import (
     CALL,
     FULL,

@@ -16,20 +16,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
-__all__ = ["Connection", "RedisError", "address_of"]
+__all__ = ["Connection", "RedisError"]
 
 Argument = str | bytes | int | float
 RedisError = hiredis.ReplyError
 
 _CHUNK = 65_536
-
-
-def address_of(url: str) -> str:
-    """Return host and port of *url*, which say where and hold no secret."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
-    return f"{parts.hostname or 'localhost'}:{parts.port or 6379}"
 
 
 class Connection:

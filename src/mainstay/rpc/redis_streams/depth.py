@@ -8,7 +8,7 @@ from mainstay.deadletters import dead_letters_of
 from mainstay.rpc.redis_streams.connection import Connection, RedisError
 from mainstay.rpc.redis_streams.layout import GROUP
 
-__all__ = ["depth"]
+__all__ = ["depth", "oldest_seconds"]
 
 
 def depth(url: str, queue: str, *, timeout_seconds: float) -> Mapping[str, Mapping[str, int]]:
@@ -43,3 +43,35 @@ def depth(url: str, queue: str, *, timeout_seconds: float) -> Mapping[str, Mappi
             "messages_unacknowledged": 0,
         },
     }
+
+
+def oldest_seconds(url: str, queue: str, *, timeout_seconds: float) -> float:
+    """Return for how long the oldest call has waited that no server has taken; 0 for none.
+
+    The id of an entry says when it was made, on the clock of Redis.
+
+    Raises:
+        OSError, RedisError: Redis does not answer.
+    """
+    connection = Connection(url, timeout_seconds=timeout_seconds)
+    try:
+        if not connection.ask("EXISTS", queue):
+            return 0.0
+        entries = connection.ask("XRANGE", queue, "(" + _taken(connection, queue), "+", "COUNT", 1)
+        seconds, microseconds = connection.ask("TIME")
+    finally:
+        connection.close()
+    if not entries:
+        return 0.0
+    made_ms = int(entries[0][0].partition(b"-")[0])
+    return max(int(seconds) + int(microseconds) / 1e6 - made_ms / 1e3, 0.0)
+
+
+def _taken(connection: Connection, queue: str) -> str:
+    """Return the id of the last entry that a server has taken."""
+    for facts in connection.ask("XINFO", "GROUPS", queue):
+        known = dict(zip(facts[::2], facts[1::2], strict=False))
+        if known[b"name"] == GROUP.encode():
+            last: bytes = known[b"last-delivered-id"]
+            return last.decode()
+    return "0-0"

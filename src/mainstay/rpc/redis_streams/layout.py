@@ -16,7 +16,9 @@ from mainstay.rpc.wire import FUNCTION
 __all__ = [
     "BURY",
     "CALL",
+    "DONE",
     "FULL",
+    "GIVE_BACK",
     "GROUP",
     "HEARTBEAT",
     "LEAVE",
@@ -89,14 +91,38 @@ for i = 3, #ARGV do
 end
 """
 
-# The dead letter is stored before the call leaves the queue, or neither happens.
-# KEYS: queue, dead letters. ARGV: group, id, milliseconds that it must have been idle; then the
-# fields of the letter, or nothing to keep those of the entry under the reason 'delivery-limit'.
+# Take what was done off the queue. An entry that another has taken since is left to it.
+# KEYS: queue. ARGV: group, consumer, ids.
+DONE = """
+for i = 3, #ARGV do
+  local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+  if not entry or entry[2] == ARGV[2] then
+    redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+    redis.call('XDEL', KEYS[1], ARGV[i])
+  end
+end
+"""
+
+# Let the next server that looks take an entry, as if it had not been delivered here.
+# KEYS: queue. ARGV: group, consumer, id, milliseconds that it is to have been idle.
+GIVE_BACK = """
+local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[3], ARGV[3], 1)[1]
+if entry and entry[2] == ARGV[2] then
+  redis.call('XCLAIM', KEYS[1], ARGV[1], ARGV[2], 0, ARGV[3], 'IDLE', ARGV[4],
+    'RETRYCOUNT', math.max(entry[4] - 1, 0), 'JUSTID')
+end
+"""
+
+# The dead letter is stored before the call leaves the queue, or neither happens. Returns the id of
+# the call whose letter was stored, or nothing.
+# KEYS: queue, dead letters. ARGV: group, id, consumer that must have it, or '' for whoever let it
+# lie; milliseconds that it must have been idle; then the fields of the letter, or nothing to keep
+# those of the entry under the reason 'delivery-limit'.
 BURY = """
-local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[3], ARGV[2], ARGV[2], 1)
-if #idle == 0 then return 0 end
+local idle = redis.call('XPENDING', KEYS[1], ARGV[1], 'IDLE', ARGV[4], ARGV[2], ARGV[2], 1)
+if #idle == 0 or (ARGV[3] ~= '' and idle[1][2] ~= ARGV[3]) then return false end
 local letter = {}
-for i = 4, #ARGV do letter[#letter + 1] = ARGV[i] end
+for i = 5, #ARGV do letter[#letter + 1] = ARGV[i] end
 if #letter == 0 then
   local entry = redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1]
   if entry then
@@ -106,7 +132,7 @@ if #letter == 0 then
     local ok, headers = pcall(cjson.decode, field['headers'] or '')
     if not ok or type(headers) ~= 'table' then headers = {} end
     headers['x-mainstay-token'], headers['x-timeout-seconds'] = nil, nil
-    letter = {'id', field['id'] or '', 'kind', 'call', 'queue', KEYS[1],
+    letter = {'id', field['id'] or ARGV[2], 'kind', 'call', 'queue', KEYS[1],
       'reason', 'delivery-limit', 'name', field['function'] or '',
       'detail', 'delivered ' .. idle[1][4] .. ' times without an end: it kills its servers',
       'died_at', time[1] .. '.' .. string.format('%06d', time[2]),
@@ -117,7 +143,7 @@ end
 if #letter > 0 then redis.call('XADD', KEYS[2], '*', unpack(letter)) end
 redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
-return 1
+return letter[2] or false
 """
 
 # A consumer that goes takes what is pending for it along, so it stays while there is any.

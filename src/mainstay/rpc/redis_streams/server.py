@@ -17,13 +17,16 @@ from functools import partial
 from typing import Any, ClassVar
 
 from mainstay import context as contexts
-from mainstay.deadletters import dead_letters_of
+from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.lifecycle import Pulse
-from mainstay.rpc.intake import Delivery, Intake, Settlement, Terms
+from mainstay.rpc.address import address_of
+from mainstay.rpc.intake import Buried, Delivery, Intake, Terms
 from mainstay.rpc.line import CONNECT_SECONDS, Note
-from mainstay.rpc.redis_streams.connection import Argument, Connection, RedisError, address_of
+from mainstay.rpc.redis_streams.connection import Argument, Connection, RedisError
 from mainstay.rpc.redis_streams.layout import (
     BURY,
+    DONE,
+    GIVE_BACK,
     GROUP,
     HEARTBEAT,
     LEAVE,
@@ -48,6 +51,7 @@ FORGET_SECONDS = 300.0
 GIVEN_BACK_MS = 86_400_000
 
 Heard = Callable[[Any], object]
+Refused = Callable[[str], object]
 
 
 class StreamsIntake(Intake):
@@ -59,20 +63,23 @@ class StreamsIntake(Intake):
         terms: Terms,
         *,
         take: Callable[[Delivery], object],
+        buried: Buried,
         note: Note,
         pulse: Pulse | None = None,
     ) -> None:
-        super().__init__(terms, address_of(url), take=take, note=note, pulse=pulse)
+        super().__init__(terms, address_of(url), take=take, buried=buried, note=note, pulse=pulse)
         self._url = url
         # Never the name of an earlier process: two of one name would share what is pending.
         self._consumer = f"{os.uname().nodename}:{os.getpid()}:{contexts.new_id()[:8]}"
         # What is in hand is in the stream as well, so it counts.
         self._member = f"{terms.waiting_limit + terms.capacity}:{self._consumer}"
         self._lease_ms = int(terms.lease_seconds * 1000)
+        # Often enough that one turn may come late and the lease still holds.
+        self._tick_seconds = min(HEARTBEAT_SECONDS, terms.lease_seconds / 3)
         self._scripts: dict[str, bytes] = {}
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._asked: deque[Heard | None] = deque()
+        self._asked: deque[tuple[Heard | None, Refused | None]] = deque()
         self._offset_seconds = 0.0  # the server's clock minus our monotonic one
         self._reader_id = 0
         self._next_sweep = 0.0
@@ -90,7 +97,7 @@ class StreamsIntake(Intake):
         except RedisError as error:
             if not str(error).startswith("BUSYGROUP"):
                 raise
-        for script in (HEARTBEAT, RENEW, BURY, LEAVE):
+        for script in (HEARTBEAT, RENEW, DONE, GIVE_BACK, BURY, LEAVE):
             self._scripts[script] = writer.ask("SCRIPT", "LOAD", script)
         self._reader_id = reader.ask("CLIENT", "ID")
         self._set_clock(writer.ask(*self._heartbeat()))
@@ -107,7 +114,7 @@ class StreamsIntake(Intake):
         while True:
             now = time.monotonic()
             if now >= next_tick:
-                next_tick = now + HEARTBEAT_SECONDS
+                next_tick = now + self._tick_seconds
                 self._tick()
             self._settle_all(writer)
             if self._is_stopping:
@@ -126,7 +133,7 @@ class StreamsIntake(Intake):
                 self._wake.clear()
             if writer.fileno() in ready:
                 for answer in writer.read():
-                    self._heard(self._asked.popleft(), answer)
+                    self._heard(*self._asked.popleft(), answer)
             if replies in ready:
                 for answer in reader.read():
                     self._received(answer)
@@ -186,13 +193,11 @@ class StreamsIntake(Intake):
                 continue
             id, reply_to, wire_id = delivery.receipt
             if settlement.give_back:
-                self._ask(
-                    writer, None, "XCLAIM", self.terms.queue, GROUP, self._consumer, 0, id,
-                    "IDLE", GIVEN_BACK_MS, "RETRYCOUNT", delivery.deliveries - 1, "JUSTID",
-                )  # fmt: skip
+                arguments = (GROUP, self._consumer, id, GIVEN_BACK_MS)
+                self._script(writer, GIVE_BACK, None, (self.terms.queue,), *arguments)
                 continue
             if settlement.letter is not None:
-                self._bury(writer, id, settlement)
+                self._bury(writer, id, settlement.letter)
             else:
                 done.append(id)
             if settlement.answer is not None and reply_to and wire_id:
@@ -202,26 +207,29 @@ class StreamsIntake(Intake):
                 )  # fmt: skip
         if done:
             # After the replies, on the same socket, so Redis does them in this order.
-            self._ask(writer, None, "XACK", self.terms.queue, GROUP, *done)
-            self._ask(writer, None, "XDEL", self.terms.queue, *done)
+            self._script(writer, DONE, None, (self.terms.queue,), GROUP, self._consumer, *done)
 
-    def _bury(self, writer: Connection, id: bytes, settlement: Settlement | None) -> None:
-        letter = settlement.letter if settlement is not None else None
+    def _bury(self, writer: Connection, id: bytes, letter: DeadLetter | None) -> None:
+        """Bury an entry of ours as *letter*; without one, an entry that too many let lie."""
+        owner, idle, reason = "", self._lease_ms, "delivery-limit"
         fields: list[Argument] = []
-        for name, value in (letter.to_fields() if letter is not None else {}).items():
-            fields += [name, value]
-        idle = 0 if letter is not None else self._lease_ms
-        self._script(
-            writer, BURY, self._buried,
-            (self.terms.queue, dead_letters_of(self.terms.queue)), GROUP, id, idle, *fields,
-        )  # fmt: skip
+        if letter is not None:
+            owner, idle, reason = self._consumer, 0, letter.reason
+            for name, value in letter.to_fields().items():
+                fields += [name, value]
+        keys = (self.terms.queue, dead_letters_of(self.terms.queue))
+        heard, refused = partial(self._was_buried, reason), self._was_not_buried
+        self._script(writer, BURY, heard, keys, GROUP, id, owner, idle, *fields, refused=refused)
 
-    def _buried(self, answer: Any) -> None:
-        if isinstance(answer, RedisError):
-            # It stays pending, so it comes again when the lease is over.
-            self._note("error", f"a dead letter of {self.terms.queue!r} was not stored: {answer}")
+    def _was_buried(self, reason: str, id: bytes | None) -> None:
+        if id is not None:
+            self._buried(id.decode(errors="replace"), reason)
 
-    # Once a second.
+    def _was_not_buried(self, said: str) -> None:
+        # It stays pending, so it comes again when the lease is over.
+        self._note("error", f"a dead letter of {self.terms.queue!r} was not stored: {said}")
+
+    # Once a second at least.
 
     def _tick(self) -> None:
         writer = self._writer
@@ -305,8 +313,14 @@ class StreamsIntake(Intake):
 
     # The writer's questions and answers.
 
-    def _ask(self, writer: Connection, heard: Heard | None, *command: Argument) -> None:
-        self._asked.append(heard)
+    def _ask(
+        self,
+        writer: Connection,
+        heard: Heard | None,
+        *command: Argument,
+        refused: Refused | None = None,
+    ) -> None:
+        self._asked.append((heard, refused))
         writer.push(*command)
 
     def _script(
@@ -316,18 +330,20 @@ class StreamsIntake(Intake):
         heard: Heard | None,
         keys: tuple[str, ...],
         *arguments: Argument,
+        refused: Refused | None = None,
     ) -> None:
-        self._ask(writer, heard, "EVALSHA", self._scripts[script], len(keys), *keys, *arguments)
+        command = ("EVALSHA", self._scripts[script], len(keys), *keys, *arguments)
+        self._ask(writer, heard, *command, refused=refused)
 
-    def _heard(self, heard: Heard | None, answer: Any) -> None:
-        if isinstance(answer, RedisError):
-            said = str(answer)
-            if said.startswith(("NOSCRIPT", "NOGROUP", "READONLY")):
-                raise ConnectionError(f"Redis has lost its memory: {said}") from answer
-            if heard is None:
-                self._note("error", f"Redis refuses the server of {self.terms.queue!r}: {said}")
-                return
-            if heard != self._buried:
-                return
-        if heard is not None:
-            heard(answer)
+    def _heard(self, heard: Heard | None, refused: Refused | None, answer: Any) -> None:
+        if not isinstance(answer, RedisError):
+            if heard is not None:
+                heard(answer)
+            return
+        said = str(answer)
+        if said.startswith(("NOSCRIPT", "NOGROUP", "READONLY")):
+            raise ConnectionError(f"Redis has lost its memory: {said}") from answer
+        if refused is not None:
+            refused(said)
+        elif heard is None:
+            self._note("error", f"Redis refuses the server of {self.terms.queue!r}: {said}")

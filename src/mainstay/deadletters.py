@@ -15,6 +15,7 @@ from typing import Literal, Protocol
 import orjson
 
 from mainstay.errors import Bury, MainstayError, RemoteFailure
+from mainstay.texts import storable
 
 __all__ = [
     "SUFFIX",
@@ -78,8 +79,8 @@ class DeadLetter:
         # Half a surrogate pair can be in any text of Python's, a file's name for one, and in no
         # store: a letter that could not be kept for that would be tried for ever.
         for name in ("id", "queue", "reason", "name", "detail"):
-            object.__setattr__(self, name, _storable(getattr(self, name)))
-        headers = {_storable(name): _storable(value) for name, value in self.headers.items()}
+            object.__setattr__(self, name, storable(getattr(self, name)))
+        headers = {storable(name): storable(value) for name, value in self.headers.items()}
         object.__setattr__(self, "headers", headers)
 
     def to_fields(self) -> dict[str, bytes | str]:
@@ -126,10 +127,6 @@ class DeadLetter:
             envelope=fields.get(b"envelope", b""),
             position=position,
         )
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,7 @@ from mainstay.rpc.stop import Stop
 from mainstay.rpc.target import Resolver, Target
 from mainstay.rpc.wire import Unreadable
 from mainstay.service import Service
+from mainstay.texts import text_of
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
@@ -260,7 +261,7 @@ class Server:
             return Settlement(answer)
         else:
             reason = reason_of(error)
-        detail = wire.text_of(error)[:1000]
+        detail = text_of(error)[:1000]
         return Settlement(answer, delivery.letter(self.queue, reason=reason, detail=detail))
 
     # What others ask.

@@ -32,6 +32,7 @@ from mainstay.errors import (
     TooLarge,
     UnderWay,
 )
+from mainstay.texts import storable
 
 __all__ = [
     "ANSWER_FACTOR",
@@ -44,7 +45,6 @@ __all__ = [
     "encode_request",
     "encode_result",
     "encode_unforeseen",
-    "text_of",
 ]
 
 FUNCTION: Final = "x-function"
@@ -140,14 +140,6 @@ def encode_unforeseen(error: BaseException) -> bytes:
     return orjson.dumps({"error": _unforeseen(error)})
 
 
-def text_of(error: BaseException) -> str:
-    """Return what *error* says, in characters that every wire carries; never raises."""
-    try:
-        return _carried(str(error))
-    except Exception:  # noqa: BLE001 - an author's own __str__
-        return f"a {_carried(type(error).__name__)} that cannot say what it is"
-
-
 def decode_answer(body: bytes, *, limit_bytes: int) -> Any:
     """Return the result that an answer carries, or raise its error.
 
@@ -232,16 +224,16 @@ _TOLD: dict[str, type[MainstayError]] = {
 
 def _shown(error: BaseException) -> dict[str, object]:
     if isinstance(error, RemoteFailure):
-        return {"type": _carried(error.type), "detail": _carried(error.detail)}
+        return {"type": storable(error.type), "detail": storable(error.detail)}
     if isinstance(error, Bury):
-        return {"type": _carried(type(error).__name__), "detail": _carried(error.detail)}
+        return {"type": storable(type(error).__name__), "detail": storable(error.detail)}
     if not isinstance(error, (Retry, Refuse)):
         return _unforeseen(error)
     kind = next(base for base in type(error).__mro__ if _TOLD.get(base.__name__) is base)
-    shown: dict[str, object] = {"type": kind.__name__, "detail": _carried(error.detail)}
+    shown: dict[str, object] = {"type": kind.__name__, "detail": storable(error.detail)}
     if isinstance(error, Invalid):
         shown["errors"] = [
-            {"pointer": _carried(e.pointer), "detail": _carried(e.detail)} for e in error.errors
+            {"pointer": storable(e.pointer), "detail": storable(e.detail)} for e in error.errors
         ]
     if isinstance(error, (Retry, UnderWay)):
         shown["retry_after_seconds"] = error.retry_after_seconds
@@ -252,15 +244,10 @@ def _shown(error: BaseException) -> dict[str, object]:
 
 def _unforeseen(error: BaseException) -> dict[str, object]:
     return {
-        "type": _carried(type(error).__name__),
+        "type": storable(type(error).__name__),
         "detail": "the call failed in a way nobody foresaw: the server's log and its dead letters "
         "say more",
     }
-
-
-def _carried(text: str) -> str:
-    # Half a surrogate pair, as in the name of a file, has no form in UTF-8.
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _rebuilt(name: str, detail: str, said: dict[str, Any]) -> MainstayError:

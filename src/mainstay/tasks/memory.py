@@ -32,7 +32,7 @@ from mainstay.deadletters import DeadLetter
 from mainstay.errors import Invalid
 from mainstay.retries import Backoff, RetryIn, decide
 from mainstay.tasks.status import State, TaskStatus, is_newer
-from mainstay.tasks.telling import detail_of, result_of, storable
+from mainstay.tasks.telling import detail_of, plain, result_of
 
 __all__ = ["MemoryStatuses", "MemoryTasks"]
 
@@ -190,7 +190,7 @@ class MemoryTasks:
                 id=waiting.id,
                 state=State.FAILURE,
                 attempts=waiting.attempt,
-                error={"type": reason.rpartition(":")[2], "detail": storable(detail)},
+                error={"type": reason.rpartition(":")[2], "detail": plain(detail)},
             )
         )
         self.dead.append(

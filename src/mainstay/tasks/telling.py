@@ -14,8 +14,9 @@ import orjson
 
 from mainstay.deadletters import reason_of
 from mainstay.errors import MainstayError
+from mainstay.texts import storable, text_of
 
-__all__ = ["detail_of", "dumps", "error_of", "result_of", "storable"]
+__all__ = ["detail_of", "dumps", "error_of", "plain", "result_of"]
 
 _DETAIL_CHARACTERS = 2_000
 # Behind an even number of backslashes; an odd one escapes the last of them, and no NUL.
@@ -45,18 +46,14 @@ def dumps(value: Any) -> bytes:
 def error_of(error: BaseException) -> dict[str, str]:
     """Return *error* as a status shows it: ``{"type", "detail"}``."""
     detail = error.detail if isinstance(error, MainstayError) else detail_of(error)
-    return {"type": reason_of(error).rpartition(":")[2], "detail": storable(detail)}
+    return {"type": reason_of(error).rpartition(":")[2], "detail": plain(detail)}
 
 
 def detail_of(error: BaseException) -> str:
     """Return what *error* says, even when it cannot say it."""
-    try:
-        return str(error)[:_DETAIL_CHARACTERS]
-    except Exception as broken:  # noqa: BLE001 - it is the error's own code that fails
-        return f"its words cannot be read: {type(broken).__name__}"
+    return text_of(error)[:_DETAIL_CHARACTERS]
 
 
-def storable(text: str) -> str:
-    """Return *text* with what no store can hold written out: lone surrogates, NUL."""
-    plain = text[:_DETAIL_CHARACTERS].encode("utf-8", "backslashreplace").decode()
-    return plain.replace("\x00", "\\x00")
+def plain(text: str) -> str:
+    """Return *text* with what a database cannot hold written out: lone surrogates, NUL."""
+    return storable(text[:_DETAIL_CHARACTERS]).replace("\x00", "\\x00")

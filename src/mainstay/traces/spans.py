@@ -27,6 +27,7 @@ from opentelemetry.trace import (
 
 from mainstay import otlp
 from mainstay.errors import Refuse
+from mainstay.texts import text_of
 
 if TYPE_CHECKING:
     from contextvars import Token
@@ -187,7 +188,7 @@ class RecordedSpan:
         # Not the SDK's record_exception: it would send the message and the stack as they are.
         self._span.add_event(
             "exception",
-            {"exception.type": kind, "exception.message": self._redaction.text(str(error))},
+            {"exception.type": kind, "exception.message": self._redaction.text(text_of(error))},
         )
         if not isinstance(error, Refuse):  # the caller's fault is no fault of ours
             self._span.set_status(Status(StatusCode.ERROR, kind))

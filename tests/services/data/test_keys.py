@@ -34,8 +34,9 @@ async def test_a_hundred_keys_of_ten_clients_each_have_one_effect_each(
     marker = f"marker {secrets.token_hex(8)}"
     answers: dict[int, list[httpx.Response]] = {key: [] for key in range(100)}
     limits = httpx.Limits(max_connections=50)
+    patience = httpx.Timeout(120, pool=None)  # most of them wait for a connection
     async with httpx.AsyncClient(
-        base_url=platform.url, headers=platform.headers, timeout=60, limits=limits
+        base_url=platform.url, headers=platform.headers, timeout=patience, limits=limits
     ) as many:
 
         async def send(key: int) -> None:

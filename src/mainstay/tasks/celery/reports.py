@@ -19,7 +19,7 @@ from mainstay.errors import Retry
 from mainstay.retries import is_transient
 from mainstay.tasks.celery.statuses import store_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
-from mainstay.tasks.telling import error_of, result_of, storable
+from mainstay.tasks.telling import error_of, plain, result_of
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -130,7 +130,7 @@ class Reports:
     def died(self, id: str, reason: str, detail: str) -> None:
         """The worker's main process buried the task; told by its loop."""
         kind = reason.rpartition(":")[2]
-        error = {"type": storable(kind), "detail": storable(detail)}
+        error = {"type": plain(kind), "detail": plain(detail)}
         self._later.append(TaskStatus(id=id, state=State.FAILURE, error=error))
 
     def revoked(self, id: str) -> None:

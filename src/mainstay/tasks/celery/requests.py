@@ -15,7 +15,7 @@ from celery.worker.request import task_ready
 from mainstay.deadletters import reason_of
 from mainstay.tasks.celery.letters import note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
-from mainstay.tasks.telling import detail_of, storable
+from mainstay.tasks.telling import detail_of, plain
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -49,7 +49,7 @@ class Request(CeleryRequest):
                 self._lost(detail_of(error))
         elif isinstance(error, Reject):
             if not error.requeue:
-                self._die(f"refused:{type(error).__name__}", storable(str(error.reason)))
+                self._die(f"refused:{type(error).__name__}", plain(str(error.reason)))
         elif not isinstance(error, Retry | Ignore):
             note(self._message, reason_of(error), detail_of(error))
         return super().on_failure(exc_info, *args, **kwargs)

@@ -5,6 +5,8 @@
 
 .DEFAULT_GOAL := help
 .SUFFIXES:
+# Where this is set, every process compiles every module again.
+unexport PYTHONDONTWRITEBYTECODE
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 BIN := .venv/bin

@@ -116,7 +116,9 @@ def install_uv() -> bool:
 
 
 def uv_installs(wanted: list[str]) -> bool:
-    uv = [VENV_PYTHON, "-m", "uv", "pip", "install", "--quiet", "--python", VENV_PYTHON]
+    # Compiled once here, not by each of the processes that are about to start.
+    options = ["--quiet", "--compile-bytecode", "--python", VENV_PYTHON]
+    uv = [VENV_PYTHON, "-m", "uv", "pip", "install", *options]
     installed = subprocess.run([*uv, *wanted], cwd=ROOT, env=environment_of_uv(), check=False)
     if installed.returncode:
         say("uv could not install; trying pip")

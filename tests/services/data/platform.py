@@ -24,7 +24,7 @@ STOP_TIMEOUT_SECONDS = 40
 API = "/api/v1"
 
 # What a developer's shell may name must not reach the processes under test.
-_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONDONTWRITEBYTECODE", "CI")
+_KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "CI")
 
 
 def environment(**values: str) -> dict[str, str]:

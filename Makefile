@@ -31,7 +31,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 .PHONY: test
 test: .environment-dev ## Run every test, with branch coverage
 	@tools/system_packages.sh
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadgroup --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: check
 check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test

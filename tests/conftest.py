@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler.loadscope import LoadScopeScheduling
 
 pytest_plugins = ["mainstay.testing.plugin"]
 
+PLATFORMS = "tests/services/data/"
+ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
+WITHOUT_A_PLATFORM = ("test_configuration.py",)
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
     """Keep together what shares what is slow to start: a file, or a whole platform."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_group(item)))
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
-def _group(item: pytest.Item) -> str:
-    fixtures = getattr(item, "fixturenames", ())
-    params = item.callspec.params if hasattr(item, "callspec") else {}
-    for kind in ("embedded", "real"):
-        if params.get("platform") == kind or f"{kind}_platform" in fixtures:
-            return f"{kind} platform"
-    return item.nodeid.partition("::")[0]
+def group_of(nodeid: str) -> str:
+    """Return what a test shares with others."""
+    file = nodeid.partition("::")[0]
+    if not file.startswith(PLATFORMS) or file.endswith(WITHOUT_A_PLATFORM):
+        return file
+    is_real = "[real" in nodeid or file.endswith(ON_REAL_SERVERS)
+    return "the platform on real servers" if is_real else "the platform on embedded servers"

@@ -420,12 +420,12 @@ for pid in pids:
 def test_a_pipe_that_does_not_block_gets_whole_lines() -> None:
     program = """
 os.set_blocking(1, False)
-for _ in range(50):
+for _ in range(300):
     logs.write("info", "x", "y" * 10_000)
 """
     done = run(f"{SET_UP}\n{program}")
 
-    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 50
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == 300
 
 
 def test_lines_are_sent_to_the_collector(

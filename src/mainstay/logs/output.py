@@ -33,7 +33,7 @@ class Output:
             if not self._is_given and sys.stdout is not self._stdout:
                 self._find()
             if self._fd >= 0:
-                written = os.write(self._fd, line)
+                written = self._write_now(line)
                 if written < len(line):
                     self._write_rest(line[written:])
             elif self._stream is not None:
@@ -60,7 +60,12 @@ class Output:
             with suppress(OSError, ValueError):
                 self._fd = stream.fileno()
 
+    def _write_now(self, text: bytes) -> int:
+        try:
+            return os.write(self._fd, text)
+        except BlockingIOError:  # a pipe that does not block, and is full for the moment
+            return 0
+
     def _write_rest(self, rest: bytes) -> None:
-        while rest:
-            select.select([], [self._fd], [], _BLOCKED_SECONDS)
-            rest = rest[os.write(self._fd, rest) :]
+        while rest and select.select([], [self._fd], [], _BLOCKED_SECONDS)[1]:
+            rest = rest[self._write_now(rest) :]

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.services.data.platform import API, Platform
+from tests.services.data.platform import API
 
 POSTS = [f"{API}/data/process", f"{API}/data/process-async"]
 JSON_TYPE = {"Content-Type": "application/json"}
@@ -141,23 +141,3 @@ def test_a_correlation_id_of_another_form_is_replaced(client: httpx.Client, valu
     answer = client.get("/", headers=httpx.Headers({b"X-Correlation-ID": value.encode()}))
     assert answer.status_code == 200
     assert answer.headers["x-correlation-id"] not in (value, "")
-
-
-def test_outside_of_development_a_token_is_needed(real_platform: Platform) -> None:
-    with httpx.Client(base_url=real_platform.url) as nobody:
-        for method, path in [
-            ("POST", f"{API}/data/process"),
-            ("POST", f"{API}/data/process-async"),
-            ("GET", f"{API}/data/process-async/x"),
-            ("GET", f"{API}/database/records"),
-            ("DELETE", f"{API}/database/records/x"),
-            ("GET", f"{API}/database/logs"),
-            ("GET", f"{API}/metrics"),
-        ]:
-            answer = nobody.request(method, path, json={"payload": 1})
-            is_problem(answer, 401)
-            assert answer.headers["www-authenticate"].startswith("Bearer")
-        for path in ("/", "/health", "/ready", "/readyz", "/healthz", "/metrics"):
-            assert nobody.get(path).status_code == 200
-        forged = nobody.get(f"{API}/metrics", headers={"Authorization": "Bearer a.b.c"})
-        is_problem(forged, 401)

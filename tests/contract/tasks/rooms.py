@@ -123,7 +123,7 @@ class CeleryRoom:
     def dead(self) -> list[DeadLetter]:
         return list(self.letters.letters(self.queue))
 
-    def ended(self, id: str, *, timeout_seconds: float = 30.0) -> TaskStatus:
+    def ended(self, id: str, *, timeout_seconds: float = 90.0) -> TaskStatus:
         def final() -> TaskStatus | None:
             status = self.app.status(id)
             return status if status is not None and status.state.is_final else None

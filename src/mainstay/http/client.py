@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class RequestOptions(TypedDict, total=False):
     timeout_seconds: float
 
 
-class _Asking:
+class _Asking(ABC):
     """What both faces share: which request is sent, how often, and what its failure means."""
 
     def __init__(
@@ -190,8 +191,9 @@ class _Asking:
             transport=transport,
         )
 
+    @abstractmethod
     def _open(self, **options: Any) -> None:
-        raise NotImplementedError
+        """Make the httpx client of this face."""
 
     def _steps(self, method: str, path: str, options: RequestOptions) -> Steps[Reply]:
         given = contexts.current()
@@ -262,8 +264,9 @@ class _Asking:
         carried[contexts.TIMEOUT_SECONDS] = f"{max(ends_at - time.monotonic(), 0.0):.3f}"
         return {**carried, **given}
 
+    @abstractmethod
     def _step(self, request: httpx.Request, left: float) -> Step[Reply]:
-        raise NotImplementedError
+        """Send *request* and read its reply within *left* seconds."""
 
     def _failure(self, error: httpx.HTTPError, request: httpx.Request) -> Retry:
         host = request.url.host

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +17,20 @@ pytest_plugins = ["mainstay.testing.plugin"]
 PLATFORMS = "tests/services/data/"
 ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
 WITHOUT_A_PLATFORM = ("test_configuration.py",)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Tell of a failure when it happens: a run that is cut short never comes to its summary."""
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:
+        sys.stdout.write(f"\n{report.nodeid} ({report.when}): {_in_a_line(report)}\n")
+        sys.stdout.flush()
+
+
+def _in_a_line(report: pytest.TestReport) -> str:
+    crash = getattr(report.longrepr, "reprcrash", None)
+    lines = str(crash.message if crash is not None else report.longrepr).splitlines()
+    return lines[0][:300] if lines else "no word"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -22,6 +22,7 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 
+from mainstay import failpoints
 from mainstay.errors import Fenced, Invalid, MainstayError, Malformed, UnderWay
 from mainstay.pipeline import Step, Steps
 
@@ -260,18 +261,23 @@ def once(store: Store[Any], request: Request, work: Work) -> Steps[Answer]:
         Fenced: The work took longer than the lease and another worker has it; it is rolled back.
         MainstayError: The answer is too long to be stored; the work is rolled back.
     """
+    failpoints.reach("keys.before_claim")
     found: Claim | Answer = yield Step(lambda: store.claim(request), lambda: store.aclaim(request))
     if isinstance(found, Answer):
         return found
     claim = found
+    failpoints.reach("keys.after_claim")
     try:
         answer: Answer = yield work.handle
         kept = verdict(answer)
         if kept.keeps_answer and len(answer.body) > MAX_STORED_BYTES:
             raise _too_long(request, answer)
         if kept.keeps_effect:
+            failpoints.reach("keys.after_effect")
             yield _finish(store, work.session, claim, answer)
+            failpoints.reach("keys.before_commit")
             yield work.commit
+            failpoints.reach("keys.after_commit")
             return answer
         yield work.rollback
         if kept.keeps_answer:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic
 
 from typing_extensions import TypeVar
 
+from mainstay import failpoints
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.health import Check, Health
@@ -185,6 +186,7 @@ class Service(Generic[S_co]):
         """
         process = os.environ.get(PROCESS, "").rpartition(".")[2] or process
         self.renew()
+        failpoints.arm_from_environment(is_allowed=self.settings.is_dev)
         self.logs.install()
         self.metrics.up()
         self.lifecycle.started()

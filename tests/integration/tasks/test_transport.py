@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import redis
-from kombu import Connection
+from kombu import Connection, Consumer, Exchange, Queue
 
 from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.resources.redis import RedisDeadLetters
@@ -15,6 +15,7 @@ from mainstay.resources.redis.client import connect
 from mainstay.tasks.celery import transport
 from mainstay.tasks.celery.letters import note, on_stored
 from mainstay.tasks.celery.transport import FLIGHT_PREFIX, Channel, Transport, requeue
+from mainstay.testing import eventually
 
 ITEM = b'{"body": "W10=", "headers": {"task": "add", "id": "1"}, "properties": {}}'
 
@@ -82,6 +83,22 @@ def test_a_dead_letter_is_told_of_once_it_is_stored(client: redis.Redis, channel
     on_stored(message, lambda: counts.append(len(letters(client))))
     message.reject()
     assert counts == [1]
+
+
+@pytest.mark.timeout(30)
+def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
+    with Connection(redis_url, transport=Transport) as connection:
+        channel: Any = connection.channel()
+        mailbox = Queue("mailbox", Exchange("control", type="fanout"))
+        read: list[object] = []
+        with Consumer(
+            channel, [mailbox], no_ack=True, callbacks=[lambda body, _message: read.append(body)]
+        ):
+            channel.connection.cycle._register_LISTEN(channel)
+            connection.Producer().publish({"method": "ping"}, exchange=mailbox.exchange)
+            eventually(lambda: channel._receive() or read)
+            assert not channel._receive()
+    assert read == [{"method": "ping"}]
 
 
 @pytest.mark.parametrize("item", [b"\xff{nonsense", b"5", b'{"headers": [1]}', b"{}"])

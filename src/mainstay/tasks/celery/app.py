@@ -128,6 +128,7 @@ class App(celery.Celery):
 
     task_cls = "mainstay.tasks.celery.base:Task"
     amqp_cls = TaskAMQP
+    control_cls = "mainstay.tasks.celery.control:Control"
 
     def __init__(
         self,

@@ -10,6 +10,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, Reject, Retry
 
 from mainstay import context as contexts
+from mainstay import failpoints
 from mainstay.context import Principal
 from mainstay.deadletters import reason_of
 from mainstay.errors import AlreadyDone, Bury
@@ -144,6 +145,8 @@ class TaskEntry(Entry[Any]):
                 unit.enter_context(task.app.deduplicated(session, f"task:{self._request.id}"))
             result = task.run(*self._args, session=session, **self._kwargs)
             in_transaction = task.app.reports.succeeded_in(session, task, self._attempt, result)
+            failpoints.reach("tasks.before_commit")
+        failpoints.reach("tasks.after_commit")
         if not in_transaction:
             task.app.reports.succeeded(task, self._attempt, result)
         return result

@@ -239,6 +239,16 @@ class Channel(kombu_redis.Channel):
             raise Empty
         return self._open(key, queue, item)
 
+    @override
+    def _receive(self) -> bool:
+        """As kombu's, which waits for a message; the worker's loop must not. A mailbox that was
+        opened anew may have been given the number of the socket that this event was meant for.
+        """
+        connection = self.subclient.connection
+        if connection is None or connection._sock is None or not connection.can_read(timeout=0):
+            return False
+        return bool(super()._receive())
+
     # --- letting go ------------------------------------------------------------------------
 
     def land(self, taken: Taken) -> None:

@@ -1,0 +1,48 @@
+"""Which remote-control messages does a worker read?
+
+Anybody who reaches the broker may write one. Celery answers an exception by closing its mailbox and
+opening another, in the middle of the loop that reads it; so what is no command is left unread.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery.app import control
+from kombu import pidbox
+
+__all__ = ["Control"]
+
+logger = logging.getLogger(__name__)
+
+
+class _Node(pidbox.Node):
+    def handle_message(self, body: Any, message: Any = None) -> Any:
+        if not _is_command(body):
+            logger.warning("a remote-control message was left unread: it is no command")
+            return None
+        return super().handle_message(body, message)
+
+
+class _Mailbox(pidbox.Mailbox):
+    node_cls = _Node
+
+
+class Control(control.Control):
+    """Celery's `app.control`, with a mailbox that reads commands alone."""
+
+    Mailbox = _Mailbox
+
+
+def _is_command(body: object) -> bool:
+    if not isinstance(body, dict) or not isinstance(body.get("method"), str):
+        return False
+    arguments, reply_to = body.get("arguments"), body.get("reply_to")
+    if not (arguments is None or isinstance(arguments, dict)):
+        return False
+    if not isinstance(body.get("destination"), list | tuple | None):
+        return False
+    return not reply_to or (
+        isinstance(reply_to, dict) and {"exchange", "routing_key"} <= reply_to.keys()
+    )

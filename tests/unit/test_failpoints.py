@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from mainstay import failpoints
+from mainstay.config import Settings
+from mainstay.errors import Misconfigured
+from mainstay.failpoints import FailpointReached
+from mainstay.service import Service
+
+
+@pytest.fixture(autouse=True)
+def disarmed() -> Iterator[None]:
+    yield
+    failpoints.disarm()
+
+
+def test_nothing_happens_at_a_point_that_nobody_asked_for() -> None:
+    failpoints.reach("keys.after_claim")
+    failpoints.arm("keys.after_claim:raise")
+    failpoints.reach("keys.before_claim")
+
+
+def test_it_happens_at_each_arrival() -> None:
+    failpoints.arm("keys.after_claim:raise")
+    for _ in range(2):
+        with pytest.raises(FailpointReached, match=r"keys\.after_claim"):
+            failpoints.reach("keys.after_claim")
+
+
+def test_it_happens_at_one_arrival_alone() -> None:
+    failpoints.arm("keys.after_claim:raise@2")
+    failpoints.reach("keys.after_claim")
+    with pytest.raises(FailpointReached):
+        failpoints.reach("keys.after_claim")
+    failpoints.reach("keys.after_claim")
+
+
+def test_it_happens_with_a_chance() -> None:
+    failpoints.arm("never:raise%0, always:raise%100")
+    for _ in range(50):
+        failpoints.reach("never")
+        with pytest.raises(FailpointReached):
+            failpoints.reach("always")
+
+
+@pytest.mark.parametrize("asked", ["keys", "keys:burn", "keys:kill@0", "keys:sleep", "Keys:kill"])
+def test_another_form_is_refused_with_what_is_accepted(asked: str) -> None:
+    with pytest.raises(Misconfigured, match="accepted is NAME:ACTION"):
+        failpoints.arm(asked)
+
+
+def test_a_killed_process_cleans_nothing_up() -> None:
+    script = (
+        "from mainstay import failpoints\n"
+        "failpoints.arm('here:kill')\n"
+        "try: failpoints.reach('here')\n"
+        "finally: print('cleaned')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert done.stdout == b""
+
+
+def test_a_stopped_process_goes_on_when_it_is_continued() -> None:
+    script = (
+        "from mainstay import failpoints\n"
+        "failpoints.arm('here:stop')\n"
+        "failpoints.reach('here')\n"
+        "print('went on')\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    _, status = os.waitpid(process.pid, os.WUNTRACED)
+    assert os.WIFSTOPPED(status)
+    process.send_signal(signal.SIGCONT)
+    assert process.communicate(timeout=30)[0] == b"went on\n"
+
+
+def test_a_process_in_production_refuses_to_start_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, "keys.after_claim:kill")
+    service = Service(Settings(env="prod"))
+    with pytest.raises(Misconfigured, match="dev and test alone: remove the variable"):
+        service.start("api")
+
+
+def test_a_process_under_test_starts_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(failpoints.VARIABLE, "keys.after_claim:raise")
+    service = Service(Settings(env="test"))
+    service.start("api")
+    try:
+        with pytest.raises(FailpointReached):
+            failpoints.reach("keys.after_claim")
+    finally:
+        service.stop()

@@ -15,8 +15,13 @@ SETUP_PYTHON := $(or $(PYTHON),$(wildcard $(BIN)/python),python3)
 CODE := $(wildcard src tests services tools benchmarks)
 # What is in the repository, or will be with the next commit; nothing where there is no git.
 TRACKED := git ls-files -z --cached --others --exclude-standard 2>/dev/null
-# Arguments for pytest: make test ARGS='-k outbox'
+# Arguments for pytest: make test ARGS='-k outbox'; for the benchmarks: make bench ARGS=--quick
 ARGS ?=
+# Which rows to measure (those whose names begin with it), and how often.
+ROW ?=
+ROUNDS ?=
+# Whole fault scenarios want the machine for themselves: `make chaos` plays them.
+SCENARIOS := tests/chaos/test_scenarios.py tests/chaos/test_requests.py
 # Most tests wait for servers, so more of them run at a time than there are cores.
 WORKERS ?= 4
 
@@ -31,7 +36,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 .PHONY: test
 test: .environment-dev ## Run every test, with branch coverage
 	@tools/system_packages.sh
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(SCENARIOS:%=--ignore=%) $(ARGS)
 
 .PHONY: check
 check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test
@@ -59,6 +64,15 @@ format: .environment-dev ## Mend what can be mended by itself
 install-dev: .environment-dev ## Install the development environment and the commit hooks
 	@$(BIN)/python -m pre_commit install >/dev/null
 	@install -m 755 tools/commit_hook.sh "$$(git rev-parse --git-path hooks)/pre-commit"
+
+.PHONY: chaos
+chaos: .environment-dev ## Play the fault scenarios and print their books: SEED=7, SIZE=full, ONLY=1,16, LOG=FILE
+	@tools/system_packages.sh
+	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(ONLY),--only $(ONLY)) $(if $(LOG),--log $(LOG))
+
+.PHONY: bench
+bench: .environment-dev ## Measure against the peers, as one table: ROW=http, ROUNDS=9, ARGS=--quick
+	@$(BIN)/python -m benchmarks $(ROW) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(ARGS)
 
 .PHONY: constraints
 constraints: .environment-dev ## Move constraints.txt to the newest versions that fit pyproject.toml

@@ -10,8 +10,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+from granian.constants import Interfaces
+from granian.log import LogLevels
+from granian.server import common as granian_common
+from granian.server.mt import MTServer
 
-__all__ = ["exchange", "read_all", "served"]
+from mainstay.processes.ports import free_port
+
+__all__ = ["exchange", "read_all", "served", "served_wsgi"]
 
 
 @contextmanager
@@ -41,6 +47,55 @@ def served(app: Any, **options: Any) -> Iterator[int]:
         finally:
             server.should_exit = True
             thread.join(20)
+
+
+@contextmanager
+def served_wsgi(app: Any, *, threads: int = 64) -> Iterator[int]:
+    """Run granian on threads of this process and give its port, as :func:`served`."""
+    port = free_port()
+    server: Any = _Threads(
+        "app",
+        address="127.0.0.1",
+        port=port,
+        interface=Interfaces.WSGI,
+        blocking_threads=threads,
+        log_level=LogLevels.critical,
+    )
+    serving = {"target_loader": lambda: app, "wrap_loader": False}
+    thread = threading.Thread(target=server.serve, kwargs=serving, daemon=True)
+    thread.start()
+    ends = time.monotonic() + 20
+    while not _listens(port):
+        if time.monotonic() > ends or not thread.is_alive():
+            raise RuntimeError("the server did not start")
+        time.sleep(0.005)
+    try:
+        yield port
+    finally:
+        server.signal_handler_interrupt()
+        thread.join(20)
+
+
+class _Threads(MTServer):
+    """Granian's workers as threads, which it offers where there is no global lock; with one they
+    are slow, and all the same for a test. Signals are left alone.
+    """
+
+    def _check_gil(self) -> None:
+        pass
+
+    def startup(self, spawn_target: Any, target_loader: Any) -> None:
+        common: Any = granian_common
+        taken, common.set_main_signals = common.set_main_signals, lambda *_: None
+        try:
+            super().startup(spawn_target, target_loader)  # type: ignore[no-untyped-call]  # not typed inside
+        finally:
+            common.set_main_signals = taken
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def exchange(port: int, request: bytes, *, timeout_seconds: float = 10.0) -> bytes:

@@ -244,15 +244,31 @@ class UnderWay(Conflict):
 
 
 class AlreadyDone(Conflict):
-    """The same work was done before, and its effect is there: this delivery is to be dropped."""
+    """The same work was done before, and its effect is there: this delivery is to be dropped.
+
+    Args:
+        work: What identifies the work, where it was done here; empty in what a call was answered.
+    """
 
     title = "Already done"
 
+    def __init__(self, message: str, *, work: str = "") -> None:
+        super().__init__(message)
+        self.work = work
+
 
 class Fenced(Conflict):
-    """Another worker has taken the work over: what this one did is to be rolled back."""
+    """Another worker has taken the work over: what this one did is to be rolled back.
+
+    Args:
+        work: As `AlreadyDone` has it.
+    """
 
     title = "Taken over"
+
+    def __init__(self, message: str, *, work: str = "") -> None:
+        super().__init__(message)
+        self.work = work
 
 
 class PreconditionFailed(Refuse):

@@ -5,12 +5,12 @@ That does nothing, until ``MAINSTAY_FAILPOINT`` says what shall happen there::
 
     MAINSTAY_FAILPOINT=keys.after_claim:kill           at each arrival
     MAINSTAY_FAILPOINT=keys.after_claim:kill@3         at the third arrival in a process
-    MAINSTAY_FAILPOINT=relay.after_publish:kill%30     at 30 of 100 arrivals
+    MAINSTAY_FAILPOINT=relay.after_publish:kill%30     at 30 of 100 arrivals; %0.1 is one of 1,000
     MAINSTAY_FAILPOINT=relay.before_mark:sleep=2,tasks.after_commit:raise
 
 ``kill`` ends the process as SIGKILL does, ``stop`` freezes it until SIGCONT, ``sleep=SECONDS``
-holds the thread, ``raise`` raises `FailpointReached`. Outside of ``dev`` and ``test`` a process
-that finds the variable refuses to start.
+holds the thread, ``raise`` raises `FailpointReached`. Each is told on standard error before it is
+done. Outside of ``dev`` and ``test`` a process that finds the variable refuses to start.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ from dataclasses import dataclass, field
 
 from mainstay.errors import MainstayError, Misconfigured
 
-__all__ = ["VARIABLE", "FailpointReached", "arm", "arm_from_environment", "disarm", "reach"]
+__all__ = [
+    "VARIABLE",
+    "FailpointReached",
+    "arm",
+    "arm_from_environment",
+    "disarm",
+    "is_armed",
+    "reach",
+]
 
 VARIABLE = "MAINSTAY_FAILPOINT"
 
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(?:\.[a-z_]+)*):(?P<action>kill|stop|raise|sleep=(?P<seconds>\d+(?:\.\d+)?))"
-    r"(?:@(?P<arrival>[1-9]\d*)|%(?P<percent>\d{1,2}|100))?"
+    r"(?:@(?P<arrival>[1-9]\d*)|%(?P<percent>\d{1,2}(?:\.\d+)?|100))?"
 )
 
 
@@ -41,9 +49,10 @@ class FailpointReached(MainstayError):
 
 @dataclass
 class _Point:
+    action: str
     act: Callable[[str], None]
     arrival: int | None = None
-    percent: int | None = None
+    percent: float | None = None
     arrived: int = field(default=0, init=False)
 
     def reach(self, name: str) -> None:
@@ -53,6 +62,8 @@ class _Point:
         # Seeded by nobody: a forked child must not repeat its parent's luck.
         if self.percent is not None and _luck.random() * 100 >= self.percent:
             return
+        # Past every buffer, and a trace of which one it was when nothing else is left.
+        os.write(2, f"failpoint {name}: {self.action}\n".encode())
         self.act(name)
 
 
@@ -64,6 +75,11 @@ def reach(name: str) -> None:
     """Do what was asked for at *name*: outside of tests, nothing."""
     if _points and (point := _points.get(name)) is not None:
         point.reach(name)
+
+
+def is_armed(name: str) -> bool:
+    """Will anything happen at *name*? Asked where the way there is another one then."""
+    return name in _points
 
 
 def arm(asked: str) -> None:
@@ -82,9 +98,10 @@ def arm(asked: str) -> None:
             )
         arrival, percent = found["arrival"], found["percent"]
         points[found["name"]] = _Point(
+            found["action"],
             _action(found["action"].partition("=")[0], float(found["seconds"] or 0)),
             int(arrival) if arrival else None,
-            int(percent) if percent else None,
+            float(percent) if percent else None,
         )
     disarm()
     _points.update(points)

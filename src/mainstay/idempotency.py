@@ -5,7 +5,8 @@ transaction of the claim's own that is committed before any work: so a twin hear
 request is under way, and nothing is held open while the handler waits for others. The claim is a
 lease with an owner. The answer and "done" are then written in the handler's own transaction, and
 only while the owner still holds the claim: an effect without its answer cannot exist, and a
-worker that lost its lease to another rolls back.
+worker that lost its lease to another rolls back. A store that is somewhere else promises less: the
+effect is committed first, and a process that dies before its answer is stored does it again.
 
 What is here decides and knows no store; the stores are in ``mainstay.resources``.
 """
@@ -205,6 +206,10 @@ def verdict(answer: Answer) -> Verdict:
 class Store(Protocol[S_contra]):
     """Where keys are kept; ``S_contra`` is the transaction that the answer is written in."""
 
+    @property
+    def is_beside_effect(self) -> bool:
+        """Are the effect and its answer committed together? Else the effect comes first."""
+
     def claim(self, request: Request) -> Claim | Answer:
         """Claim the key and commit that, or return the answer that was given before.
 
@@ -274,9 +279,16 @@ def once(store: Store[Any], request: Request, work: Work) -> Steps[Answer]:
             raise _too_long(request, answer)
         if kept.keeps_effect:
             failpoints.reach("keys.after_effect")
-            yield _finish(store, work.session, claim, answer)
-            failpoints.reach("keys.before_commit")
-            yield work.commit
+            if store.is_beside_effect:
+                yield _finish(store, work.session, claim, answer)
+                failpoints.reach("keys.before_commit")
+                yield work.commit
+            else:
+                # In this order, or an answer could be given again whose effect was never kept.
+                yield work.commit
+                failpoints.reach("keys.before_answer")
+                with suppress(Exception):  # the effect is there: the answer is true without it
+                    yield _finish(store, _no_session, claim, answer)
             failpoints.reach("keys.after_commit")
             return answer
         yield work.rollback

@@ -103,6 +103,10 @@ class Entry(ABC, Generic[T]):
         because some wires know it only then.
         """
 
+    def received(self) -> Context:
+        """Continue the context that came over the wire, or begin one."""
+        return Context.extract(self.headers)
+
     @abstractmethod
     def handle(self) -> Step[T]:
         """The handler."""
@@ -115,10 +119,9 @@ class Entry(ABC, Generic[T]):
         """May it be done now? Raises what the caller is to hear."""
         return None
 
-    def deduplicate(self) -> Steps[T]:
-        """Do the handler, or find that it was done already; just the handler by default."""
-        result: T = yield self.handle()
-        return result
+    def deduplicate(self) -> Steps[T] | None:
+        """Do the handler, or find that it was done already; ``None`` for just the handler."""
+        return None
 
     def outcome(self, error: BaseException | None) -> str:
         """How it ended, out of a bounded set; a wire with its own words overrides it."""
@@ -156,10 +159,13 @@ def stations(entry: Entry[T], service: Service) -> Steps[T]:
     Whatever the handler raises has been logged, counted and noted on the span when it leaves
     here; the way in only translates it for its wire.
     """
-    context = Context.extract(entry.headers)
-    span = service.traces.start(entry.name, kind=entry.span_kind, context=context)
-    if span is not None:
-        context = span.context
+    context = entry.received()
+    traces = service.traces
+    span = None
+    if traces.enabled:
+        span = traces.start(entry.name, kind=entry.span_kind, context=context)
+        if span is not None:
+            context = span.context
     token = contexts.activate(context)
     started = time.perf_counter()
     failure: BaseException | None = None
@@ -170,7 +176,11 @@ def stations(entry: Entry[T], service: Service) -> Steps[T]:
                 contexts.identify(principal)
         if (admission := entry.admit()) is not None:
             yield admission
-        return (yield from entry.deduplicate())
+        steps = entry.deduplicate()
+        if steps is not None:
+            return (yield from steps)
+        result: T = yield entry.handle()
+        return result
     except BaseException as error:
         failure = error
         raise

@@ -63,11 +63,19 @@ class Backoff:
         exponent = min(attempt - 1, 64)  # beyond it a float overflows
         return min(self.initial_seconds * self.factor**exponent, self.max_seconds)
 
-    def pause_seconds(self, attempt: int, *, chance: Callable[[], float] = random.random) -> float:
-        """Return the pause after try number *attempt*: between half of its ceiling and all of it,
-        so that what failed together does not come back together.
+    def pause_seconds(
+        self,
+        attempt: int,
+        *,
+        at_least_seconds: float | None = None,
+        chance: Callable[[], float] = random.random,
+    ) -> float:
+        """Return the pause after try number *attempt*: half of its ceiling, or *at_least_seconds*
+        where that is more, and up to another half, so that what failed together does not come
+        back together.
         """
-        return self.ceiling_seconds(attempt) * (0.5 + chance() / 2)
+        half = self.ceiling_seconds(attempt) / 2
+        return max(half, at_least_seconds or 0.0) + half * chance()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +105,8 @@ def decide(
     """Say what becomes of work whose try number *attempt* (the first is 1) raised *error*."""
     if not is_transient(error) or attempt >= backoff.attempts:
         return BuryAs(reason_of(error))
-    seconds = backoff.pause_seconds(attempt, chance=chance)
-    if isinstance(error, Retry) and error.retry_after_seconds is not None:
-        seconds = max(seconds, error.retry_after_seconds)
-    return RetryIn(seconds)
+    wanted = error.retry_after_seconds if isinstance(error, Retry) else None
+    return RetryIn(backoff.pause_seconds(attempt, at_least_seconds=wanted, chance=chance))
 
 
 def is_transient(error: BaseException) -> bool:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-__all__ = ["State"]
+__all__ = ["ANY_EPOCH", "State"]
+
+ANY_EPOCH = 2_000_000_000
+"""Higher than any number of deliveries: for a word on a task that no fence holds up."""
 
 
 class State(StrEnum):

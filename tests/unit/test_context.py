@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
 import time
 
@@ -94,6 +96,19 @@ def test_no_header_makes_it_fail(headers: dict[str, str]) -> None:
 @pytest.mark.parametrize("timeout", ["", "soon", "nan", "inf", "-1", "1e9"])
 def test_a_deadline_that_is_none_lifts_no_limit(timeout: str) -> None:
     assert Context.extract({"x-timeout-seconds": timeout}).deadline is None
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [(None, 30), ("5", 5), ("0", 0), ("60", 30), ("-1", 30), ("nan", 30), ("soon", 30)],
+)
+def test_a_caller_may_only_shorten_our_own_limit(asked: str | None, granted: float) -> None:
+    headers = {} if asked is None else {"x-timeout-seconds": asked}
+    before = time.monotonic()
+    deadline = Context.extract(headers, limit_seconds=30).deadline
+
+    assert deadline is not None
+    assert before + granted <= deadline <= time.monotonic() + granted
 
 
 def test_what_is_left_of_a_deadline_travels_on() -> None:
@@ -193,6 +208,23 @@ def test_a_thread_begins_without_one() -> None:
         thread.join()
 
     assert seen == [None]
+
+
+def test_a_forked_child_draws_other_ids_than_its_parent() -> None:
+    program = """
+import os
+from mainstay.context import Context
+Context.new()
+child = os.fork()
+os.write(1, Context.new().trace_id.encode() + b"\\n")
+if child:
+    os.waitpid(child, 0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+    )
+    one, other = done.stdout.split()
+    assert one != other
 
 
 def test_new_ids_are_hexadecimal() -> None:

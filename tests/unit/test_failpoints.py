@@ -27,6 +27,12 @@ def test_nothing_happens_at_a_point_that_nobody_asked_for() -> None:
     failpoints.reach("keys.before_claim")
 
 
+def test_code_can_ask_whether_anything_will_happen() -> None:
+    failpoints.arm("keys.after_claim:raise")
+    assert failpoints.is_armed("keys.after_claim")
+    assert not failpoints.is_armed("keys.before_claim")
+
+
 def test_it_happens_at_each_arrival() -> None:
     failpoints.arm("keys.after_claim:raise")
     for _ in range(2):
@@ -43,9 +49,10 @@ def test_it_happens_at_one_arrival_alone() -> None:
 
 
 def test_it_happens_with_a_chance() -> None:
-    failpoints.arm("never:raise%0, always:raise%100")
+    failpoints.arm("never:raise%0, hardly:raise%0.000000001, always:raise%100")
     for _ in range(50):
         failpoints.reach("never")
+        failpoints.reach("hardly")
         with pytest.raises(FailpointReached):
             failpoints.reach("always")
 
@@ -66,6 +73,7 @@ def test_a_killed_process_cleans_nothing_up() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL
     assert done.stdout == b""
+    assert done.stderr == b"failpoint here: kill\n"
 
 
 def test_a_stopped_process_goes_on_when_it_is_continued() -> None:

@@ -52,3 +52,12 @@ def test_work_goes_on_after_a_fork() -> None:
 
     threading.Thread(target=work).start()
     assert eventually(done.is_set)
+
+
+def test_a_child_is_of_another_generation_and_its_parent_is_not() -> None:
+    before = forks.generation()
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if forks.generation() == before + 1 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert forks.generation() == before

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.errors import MainstayError, Malformed, UnderWay
+from mainstay.errors import MainstayError, Malformed, Unavailable, UnderWay
 from mainstay.idempotency import (
     MAX_STORED_BYTES,
     Answer,
@@ -155,6 +155,31 @@ def test_a_twin_that_comes_meanwhile_is_refused() -> None:
     with pytest.raises(UnderWay):
         drive(once(store, REQUEST, diary.work))
     assert diary.lines == []
+
+
+def test_where_keys_are_kept_elsewhere_no_answer_stands_without_its_effect() -> None:
+    store = MemoryStore()
+
+    def broken() -> None:
+        diary.lines.append("commit")
+        raise Unavailable("the database is away")
+
+    diary = Diary(Answer(201))
+    work = Work(diary.work.handle, diary.work.session, Step(broken), diary.work.rollback)
+    with pytest.raises(Unavailable):
+        drive(once(store, REQUEST, work))
+    assert diary.lines == ["handle", "commit", "rollback"]
+    assert isinstance(store.claim(REQUEST), Claim)
+
+
+def test_an_effect_that_was_kept_is_answered_though_the_keys_are_away() -> None:
+    class Away(MemoryStore):
+        def finish(self, session: object, claim: Claim, answer: Answer) -> None:
+            raise Unavailable("the keys are away")
+
+    diary = Diary(Answer(201, (), b"one"))
+    assert drive(once(Away(), REQUEST, diary.work)).body == b"one"
+    assert diary.lines == ["handle", "commit"]
 
 
 def test_a_refusal_is_kept_without_its_effect() -> None:

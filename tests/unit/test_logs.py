@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -23,7 +25,8 @@ from hypothesis import strategies as st
 from mainstay import context as contexts
 from mainstay.config import Settings
 from mainstay.context import Context, Principal
-from mainstay.logs import Handler, Logs
+from mainstay.logs import Handler, Line, Logs
+from mainstay.logs.turn import Turn
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
 
@@ -121,6 +124,140 @@ def test_the_context_of_the_work_is_on_the_line(logs: Logs, lines: Lines) -> Non
     assert lines.one["trace_id"] == context.trace_id
     assert lines.one["span_id"] == context.span_id
     assert lines.one["user"] == "user-7"
+
+
+def of_a_request(logs: Logs) -> Line:
+    return logs.line("info", "orders.http", "request", method="GET", route="/cards/{id}")
+
+
+def test_a_prepared_line_is_the_same_as_one_that_is_not(logs: Logs, lines: Lines) -> None:
+    with contexts.use(Context.new()):
+        of_a_request(logs).write(0.0125)
+        facts = {"method": "GET", "route": "/cards/{id}", "duration_ms": 12.5}
+        logs.write("info", "orders.http", "request", **facts)  # type: ignore[arg-type]
+
+    prepared, written = lines.all
+    assert list(prepared) == list(written)
+    assert prepared | {"ts": ""} == written | {"ts": ""}
+    assert len(str(prepared["ts"])) == len(str(written["ts"]))
+
+
+@pytest.mark.parametrize("subject", ["user-7", 'a "b" \\ c', "zoë", "new\nline", "caf\udce9"])
+def test_who_asks_is_on_a_prepared_line(logs: Logs, lines: Lines, subject: str) -> None:
+    with contexts.use(Context.new()):
+        contexts.identify(Principal(subject))
+        of_a_request(logs).write(0.001)
+
+    assert lines.one["user"] == subject.replace("\udce9", "\\udce9")
+
+
+@pytest.mark.parametrize("id", ["order-7_a.b", "d3b07384-d113-4ec5-a5a6-c0b1d5f0a2bb"])
+def test_an_id_of_any_form_is_on_a_prepared_line(logs: Logs, lines: Lines, id: str) -> None:
+    with contexts.use(Context.extract({"x-correlation-id": id})):
+        of_a_request(logs).write(0.001)
+
+    assert lines.one["correlation_id"] == id
+
+
+def test_a_prepared_line_needs_no_context(logs: Logs, lines: Lines) -> None:
+    of_a_request(logs).write(0.001)
+
+    assert "correlation_id" not in lines.one
+    assert lines.one["duration_ms"] == 1.0
+
+
+def test_a_prepared_line_hides_what_is_made_a_secret_later(logs: Logs, lines: Lines) -> None:
+    line = logs.line("info", "x", "request", route="/cards/hunter22")
+    with contexts.use(Context.new()):
+        line.write(0.001)
+        logs.hide("hunter22")
+        line.write(0.001)
+
+    assert [one["route"] for one in lines.all] == ["/cards/hunter22", "/cards/***"]
+
+
+def test_a_prepared_line_is_text_where_lines_are(lines: Lines) -> None:
+    logs = Logs(settings(log_format="text"), stream=lines)
+    with contexts.use(Context.extract({"x-correlation-id": "c-1"})):
+        of_a_request(logs).write(0.001)
+
+    (text,) = lines.getvalue().decode().splitlines()
+    assert text[13:].startswith("INFO     orders.http  request  correlation_id=c-1 method=GET")
+
+
+def test_a_prepared_line_below_the_level_is_not_written(lines: Lines) -> None:
+    logs = Logs(settings(log_level="WARNING"), stream=lines)
+    with contexts.use(Context.new()):
+        of_a_request(logs).write(0.001)
+
+    assert lines.all == []
+
+
+async def test_lines_of_one_turn_go_out_together_each_with_its_own_time(
+    logs: Logs, lines: Lines
+) -> None:
+    turn, line = Turn(), of_a_request(logs)
+    for name in ("a", "b"):
+        with contexts.use(Context(name, "1" * 32, "2" * 16)):
+            turn.add(line, 0.001)
+    assert lines.all == []
+
+    await asyncio.sleep(0)
+
+    first, second = lines.all
+    assert (first["correlation_id"], second["correlation_id"]) == ("a", "b")
+    assert str(first["ts"]) < str(second["ts"])
+    with contexts.use(Context("c", "1" * 32, "2" * 16)):
+        turn.add(line, 0.001)
+    await asyncio.sleep(0)
+    assert len(lines.all) == 3
+
+
+async def test_what_has_to_be_looked_at_closely_keeps_its_place(logs: Logs, lines: Lines) -> None:
+    turn, line = Turn(), of_a_request(logs)
+    for id in ("a", f"eyJ{'h' * 20}.{'p' * 20}.sig", "b"):
+        with contexts.use(Context.extract({"x-correlation-id": id})):
+            turn.add(line, 0.001)
+    turn.add(line, 0.001)
+
+    await asyncio.sleep(0)
+
+    assert [one.get("correlation_id") for one in lines.all] == ["a", "***", "b", None]
+
+
+async def test_lines_that_go_out_together_stay_whole_on_a_pipe(
+    logs: Logs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(logs.output, "write", written.append)
+    turn, line = Turn(), of_a_request(logs)
+    with contexts.use(Context.new()):
+        for _ in range(100):
+            turn.add(line, 0.001)
+
+    await asyncio.sleep(0)
+
+    assert 1 < len(written) < 20
+    assert all(len(piece) <= select.PIPE_BUF for piece in written)
+    assert len(b"".join(written).splitlines()) == 100
+
+
+def test_a_turn_that_never_ended_stops_nothing(logs: Logs, lines: Lines) -> None:
+    turn, line = Turn(), of_a_request(logs)
+    broken = asyncio.new_event_loop()
+    asyncio.events._set_running_loop(broken)
+    try:
+        turn.add(line, 0.001)
+    finally:
+        asyncio.events._set_running_loop(None)
+        broken.close()
+
+    async def later() -> None:
+        turn.add(line, 0.001)
+        await asyncio.sleep(0)
+
+    asyncio.run(later())
+    assert len(lines.all) == 2
 
 
 def test_what_is_below_the_level_is_not_written(lines: Lines) -> None:
@@ -450,6 +587,22 @@ def test_lines_are_sent_to_the_collector(
         "correlation_id": context.correlation_id,
         "password": "***",
     }
+
+
+def test_a_prepared_line_is_sent_too(
+    otlp: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, installed: Logs
+) -> None:
+    line = of_a_request(installed)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+    installed.install()
+
+    with contexts.use(Context.new()):
+        line.write(0.5)
+    installed.close()
+
+    record = eventually(lambda: next(iter(otlp.logs), None))
+    assert record is not None
+    assert attributes(record.attributes)["route"] == "/cards/{id}"
 
 
 def test_a_collector_that_is_down_costs_no_line_and_no_time(

@@ -198,6 +198,9 @@ def test_a_secret_that_a_caller_sends_as_correlation_id_is_masked() -> None:
     stream = io.BytesIO()
     with contexts.use(Context.extract({"x-correlation-id": token})) as context:
         assert context.correlation_id == token
-        Logs(Settings(env="test", log_format="json"), stream=stream).write("info", "x", "y")
+        logs = Logs(Settings(env="test", log_format="json"), stream=stream)
+        logs.write("info", "x", "y")
+        logs.line("info", "x", "y").write(0.001)
 
+    assert len(stream.getvalue().splitlines()) == 2
     assert b"c4n4ry" not in stream.getvalue()

@@ -62,6 +62,35 @@ def test_requests_are_counted_and_timed(metrics: Metrics) -> None:
     assert shown[f"http_server_request_duration_seconds_bucket{{le=0.05,{labels}}}"] == 1
 
 
+def test_nothing_is_forgotten_between_two_looks(metrics: Metrics) -> None:
+    labels = "method=GET,route=/,status=200"
+    for rounds in (1, 2):
+        for _ in range(1_300):
+            metrics.request("GET", "/", 200, 0.001)
+            metrics.call("server", "q", "done", 0.001)
+
+        shown = samples(metrics)
+        assert shown[f"app_requests_total{{{labels}}}"] == rounds * 1_300
+        calls = "mainstay_call_duration_seconds_count{outcome=done,queue=q,side=server}"
+        assert shown[calls] == rounds * 1_300
+
+
+def test_threads_that_count_and_threads_that_look_lose_nothing(metrics: Metrics) -> None:
+    def work() -> None:
+        for number in range(3_000):
+            metrics.request("GET", "/", 200, 0.001)
+            if number % 1_000 == 0:
+                metrics.collect()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert samples(metrics)["app_requests_total{method=GET,route=/,status=200}"] == 12_000
+
+
 def test_a_method_that_is_none_is_one_label(metrics: Metrics) -> None:
     for number in range(50):
         metrics.request(f"X{number}", "/", 405, 0.0)

@@ -64,9 +64,11 @@ def test_pauses_grow_to_a_ceiling_and_are_spread() -> None:
     assert backoff.pause_seconds(3, chance=lambda: 1.0) == 4
 
 
-def test_what_the_server_asks_for_is_waited_at_least() -> None:
+def test_what_the_server_asks_for_is_waited_at_least_and_spread_too() -> None:
     error = LimitExceeded("x", retry_after_seconds=30, limit=1, window_seconds=60)
-    assert decide(error, 1) == RetryIn(30)
+    backoff = Backoff(initial_seconds=1)
+    assert decide(error, 1, backoff, chance=lambda: 0.0) == RetryIn(30)
+    assert decide(error, 1, backoff, chance=lambda: 1.0) == RetryIn(30.5)
 
 
 def test_the_default_bridges_an_outage_of_ten_minutes() -> None:

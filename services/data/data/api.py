@@ -15,7 +15,7 @@ from data.schemas import Log, Metrics, ProcessIn, ProcessOut, Record
 from data.service import calls, service
 from data.worker import celery_app
 from data.worker import process as process_task
-from mainstay.errors import NotConnected, NotFound, Refuse, RemoteFailure
+from mainstay.errors import NotFound, RemoteFailure
 from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent, work
 from mainstay.tasks import State, TaskStatus
 
@@ -63,21 +63,18 @@ async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessO
 
 @router.post("/data/process-async", status_code=202, tags=["data"])
 async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
-    """Accept the payload now and process it later: a task."""
-    dialect = w.session.get_bind().dialect.name
-    accepted = await w.session.scalar(
-        queries.accept(dialect, task_id=w.id, payload=body.payload, description=body.description)
+    """Accept the payload now and process it later: a task, which leaves with its record."""
+    task_id = await w.send(process_task, body.payload, body.description)
+    w.session.add(
+        DataProcessingRecord(
+            id=uuid4(),
+            task_id=task_id,
+            payload=body.payload,
+            description=body.description,
+            task_type="async",
+            task_status=queries.PROCESSING,
+        )
     )
-    # The record first: a worker may be quicker than this request.
-    await w.commit()
-    try:
-        task_id = await w.send(process_task, body.payload, body.description)
-    except (Refuse, NotConnected):
-        if accepted is not None:
-            # Never sent, by no earlier attempt either: no record is to wait for it.
-            await w.session.execute(queries.delete_record(w.id))
-            await w.commit()
-        raise
     response.headers["Location"] = f"{API}/data/process-async/{task_id}"
     return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
 

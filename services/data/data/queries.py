@@ -8,8 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import Insert, Select, Update, delete, func, insert, select, tuple_, update
-from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.sql.dml import ReturningDelete, ReturningInsert
+from sqlalchemy.sql.dml import ReturningDelete
 
 from data.models import DataProcessingRecord, TaskLog
 from data.schemas import Status
@@ -28,19 +27,6 @@ def status_of(outcome: dict[str, Any] | None) -> Status:
     if outcome is None:
         return PROCESSING
     return SUCCESS if outcome["status"] == "success" else FAILURE
-
-
-def accept(dialect: str, **values: Any) -> ReturningInsert[UUID]:
-    """Write the record of a task and return its id; none when an earlier attempt of the same
-    request has.
-    """
-    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return (
-        make(DataProcessingRecord)
-        .values(id=uuid4(), task_type="async", task_status=PROCESSING, **values)
-        .on_conflict_do_nothing(index_elements=["task_id"])
-        .returning(DataProcessingRecord.id)
-    )
 
 
 def finish(task_id: str, outcome: dict[str, Any]) -> Update:

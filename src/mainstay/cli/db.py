@@ -121,8 +121,9 @@ def check(service: Service = None, as_json: Json = False) -> None:
 def purge(service: Service = None, as_json: Json = False) -> None:
     """Delete from Mainstay's tables what is older than its retention setting.
 
-    Inbox: inbox_retention_seconds. Idempotency keys: idempotency_ttl_seconds. Task status:
-    task_status_retention_seconds. Dead letters: dead_letter_retention_seconds.
+    Inbox: inbox_retention_seconds. Outbox, of what has left: outbox_retention_seconds.
+    Idempotency keys: idempotency_ttl_seconds. Task status: task_status_retention_seconds. Dead
+    letters: dead_letter_retention_seconds.
     """
     from mainstay.resources.sqlalchemy import Database, retention
 

@@ -125,7 +125,9 @@ def discard(
 
 
 def stores(settings: Settings) -> Iterator[DeadLetters]:
-    """Return where the brokers of *settings* keep their dead letters, each broker once."""
+    """Return where the brokers of *settings* keep their dead letters, each broker once; and the
+    service's database, which has those that no broker took.
+    """
     urls = dict.fromkeys(
         url
         for url in (settings.celery_broker_url, settings.rabbitmq_url, settings.redis_url)
@@ -148,6 +150,15 @@ def stores(settings: Settings) -> Iterator[DeadLetters]:
                 management_url=settings.rabbitmq_management_url,
                 known=(settings.celery_default_queue, settings.data_queue_name),
             )
+    if settings.database_url:
+        from mainstay.resources.sqlalchemy import Database
+        from mainstay.resources.sqlalchemy.deadletters import DatabaseDeadLetters
+
+        database = Database(url=settings.database_url)
+        try:
+            yield DatabaseDeadLetters(database)
+        finally:
+            database.close()
 
 
 def _letters(service: str | None, queue: str | None) -> Iterator[Found]:

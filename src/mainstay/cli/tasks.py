@@ -119,6 +119,8 @@ def revoke(id: Id, service: Service = None) -> None:
         kept = celery_app.reports.store
         if kept is not None:
             kept.record(replace(status, state=State.REVOKED))
+        if celery_app.outbox is not None:
+            celery_app.outbox.withdraw("task", id)
         # Workers that hold it back for its time to come are told too.
         celery_app.control.revoke(id)
     typer.echo(f"{id} is called off")

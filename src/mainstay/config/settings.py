@@ -194,6 +194,9 @@ class Settings(BaseModel):
         2.0, description="How long to wait for a free connection before answering 503."
     )
     sql_echo: Annotated[bool, Read("SQL_ECHO")] = Field(False, description="Log every statement.")
+    model_discovery_paths: Annotated[tuple[str, ...], Read("MODEL_DISCOVERY_PATHS")] = Field(
+        (), description="Packages whose modules define the tables, such as contracts.model."
+    )
 
     redis_url: Annotated[
         RedisUrl | None, Read("<PREFIX>REDIS_URL", "REDIS_URL", default="embedded")
@@ -353,6 +356,14 @@ class Settings(BaseModel):
     )
     idempotency_ttl_seconds: WholeSeconds = Field(
         86_400, description="How long a stored answer is given again."
+    )
+    outbox_limit: PositiveCount = Field(
+        100_000,
+        description="Messages that may wait in the outbox; beyond, sending with a commit is "
+        "refused with 503.",
+    )
+    outbox_retention_seconds: WholeSeconds = Field(
+        86_400, description="How long messages are kept that have left the outbox."
     )
     inbox_retention_seconds: WholeSeconds = Field(
         604_800,

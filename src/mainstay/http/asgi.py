@@ -8,97 +8,48 @@ a keyed request asks for it; event streams and WebSockets pass as they come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mainstay.errors import Overloaded
+from mainstay.http import exchange, rules
 from mainstay.http.deadlines import Deadlines
 from mainstay.http.entry import HttpEntry, SocketEntry
+from mainstay.http.rules import Places
 from mainstay.http.wire import ASGIApp, Receive, Scope, Send
+from mainstay.logs.turn import Turn
 from mainstay.pipeline import adrive, stations
 
 if TYPE_CHECKING:
-    from mainstay.idempotency import Store
-    from mainstay.limits import RateLimits, Rule
     from mainstay.service import Service
 
-__all__ = ["ENTRY", "Edge", "Places", "Rules"]
+__all__ = ["ENTRY", "Edge", "Rules"]
 
 ENTRY = "mainstay.entry"
 """The key of the scope under which everything inside finds the :class:`HttpEntry`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What the edge of one application lets pass, and how.
+class Rules(rules.Rules):
+    """What the edge of one ASGI application lets pass, and how.
 
     Args:
-        own: Answered by the chassis itself, by path, before the application's routes are looked
-            through; they need no token.
-        quiet: Those of them that machines ask: no limit, logged at debug level.
-        public: Paths that need no token; one that ends in ``*`` stands for all below it.
-        in_flight_limit: Requests that are worked on at a time; beyond, 503.
         socket_limit: WebSockets that are open at a time, for they live long; beyond, 503.
-        rate: What one caller may ask for; ``None`` for any amount.
-        limits: Who counts it.
-        idempotency: Where the keys of requests are kept.
         middleware: For CORS: put between the edge and the application, around refusals too, and
             left to answer preflight requests.
     """
 
-    own: Mapping[str, ASGIApp] = field(default_factory=dict)
-    quiet: frozenset[str] = frozenset()
-    public: tuple[str, ...] = ()
-    in_flight_limit: int = 1_000
     socket_limit: int = 1_000
-    rate: Rule | None = None
-    limits: RateLimits | None = None
-    idempotency: Store[Any] | None = None
     middleware: Callable[[ASGIApp], ASGIApp] | None = None
-    public_paths: frozenset[str] = field(init=False)
-    public_folders: tuple[str, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        exact = {path for path in self.public if not path.endswith("*")}
-        below = tuple(path[:-1] for path in self.public if path.endswith("*"))
-        object.__setattr__(self, "public_paths", frozenset(exact | self.own.keys()))
-        object.__setattr__(self, "public_folders", below)
-
-    def is_public(self, path: str) -> bool:
-        """Does *path* need no token, though the service asks for one?"""
-        if path in self.public_paths:
-            return True
-        return bool(self.public_folders) and path.startswith(self.public_folders)
+    @property
+    def answers_other_sites(self) -> bool:
+        return self.middleware is not None
 
 
-class Places:
-    """So many at a time and no more; counted on one event loop, which needs no lock.
-
-    Args:
-        of: What takes them, for messages.
-    """
-
-    __slots__ = ("_limit", "_taken", "of")
-
-    def __init__(self, limit: int, of: str) -> None:
-        self.of = of
-        self._limit = limit
-        self._taken = 0
-
-    def take(self) -> bool:
-        """Take a place, if there is one: before the first wait, or others look in between."""
-        if self._taken >= self._limit:
-            return False
-        self._taken += 1
-        return True
-
-    def give_back(self) -> None:
-        self._taken -= 1
-
-
-class Edge:
+class Edge(exchange.Edge):
     """Stands before an ASGI application and leads what comes through the stations.
 
     Args:
@@ -107,22 +58,14 @@ class Edge:
         rules: What passes, and how.
     """
 
+    rules: Rules
+
     def __init__(self, app: ASGIApp, service: Service, rules: Rules) -> None:
-        settings = service.settings
+        super().__init__(service, rules, Places(rules.in_flight_limit, "requests in hand"))
         self.app = app
-        self.service = service
-        self.rules = rules
-        self.requests = Places(rules.in_flight_limit, "requests in hand")
         self.sockets = Places(rules.socket_limit, "WebSockets open")
-        self.timeout_seconds = settings.request_timeout_seconds
-        self.timeout_text = str(settings.request_timeout_seconds).encode()
-        self.body_limit_bytes = settings.body_limit_bytes
-        self.auth_required = settings.auth_required
-        self.hops = settings.trusted_proxies
-        self.is_strict = not settings.is_dev
-        self.draining = service.lifecycle.draining
         self.deadlines = Deadlines()
-        self.own = rules.own
+        self._turn = Turn()
         self.wrapped = rules.middleware(self._dispatch) if rules.middleware else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -145,6 +88,9 @@ class Edge:
         finally:
             entry.leave()
             del entry.scope[ENTRY]  # or each request would be a cycle, for the collector to find
+
+    def note(self, level: str, method: str, route: str, status: int, seconds: float) -> None:
+        self._turn.add(self.line(level, method, route, status), seconds)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry: HttpEntry = scope[ENTRY]

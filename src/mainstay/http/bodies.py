@@ -2,11 +2,14 @@
 
 Python's `json` reads what JSON does not have (`NaN`, half of a surrogate pair, numbers beyond a
 double), nests as deep as its stack, and gives strings that PostgreSQL cannot store. All of it
-would come out as a 500 much later, so it is answered here, where the client can be told.
+would come out as a 500 much later, so it is answered here, where the client can be told. Of a name
+that stands twice in one object it takes the last, where others take the first: two parts of a
+system would then read two different bodies, so that is refused too.
 """
 
 from __future__ import annotations
 
+import json
 import re
 
 import orjson
@@ -30,7 +33,8 @@ def check_json(body: bytes) -> None:
     """Pass when *body* is JSON (RFC 8259) that every part of a service can hold.
 
     Raises:
-        Malformed: It is not, or it is nested deeper than 64 levels.
+        Malformed: It is not, it is nested deeper than 64 levels, or an object in it has a name
+            twice.
         Invalid: A string in it holds U+0000.
     """
     try:
@@ -42,6 +46,12 @@ def check_json(body: bytes) -> None:
         raise Malformed(
             f"the body is nested deeper than {JSON_DEPTH_LIMIT} levels: send it flatter"
         )
+    if (colons := body.count(b":")) > 1:
+        # Written again it has as many colons, unless a name has gone; but an escape may stand
+        # for one more.
+        may_have_twins = b"\\u" in body or orjson.dumps(value).count(b":") != colons
+        if may_have_twins and (name := _find_twin(body)) is not None:
+            raise Malformed(f"the body has the name {name[:100]!r} twice in one object: send one")
     if b"\\u0000" in body and (pointer := _find_nul(value)) is not None:
         raise Invalid("the body holds a character that cannot be stored", errors=[pointer])
 
@@ -76,6 +86,20 @@ def _is_too_deep(value: object) -> bool:
             return False
         level = deeper
     return True
+
+
+def _find_twin(body: bytes) -> str | None:
+    found: list[str] = []
+
+    def look(members: list[tuple[str, object]]) -> None:
+        names: set[str] = set()
+        for name, _ in members:
+            if name in names:
+                found.append(name)
+            names.add(name)
+
+    json.loads(body, object_pairs_hook=look)
+    return found[0] if found else None
 
 
 def _find_nul(value: object) -> FieldError | None:

@@ -246,7 +246,7 @@ class _Asking(ABC):
         """How long to wait after try number *attempt*; ``None`` to give up."""
         if attempt >= self._backoff.attempts:
             return None
-        return max(self._backoff.pause_seconds(attempt), retry_after_seconds or 0.0)
+        return self._backoff.pause_seconds(attempt, at_least_seconds=retry_after_seconds)
 
     def _url(self, path: str) -> httpx.URL:
         base = self._base

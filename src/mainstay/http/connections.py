@@ -67,7 +67,8 @@ class Limited(asyncio.Protocol):
     transport: Any
     scope: Any
     cycle: Any
-    _head_bytes = 0
+    _head_bytes = -1
+    """What came after the first packet of a head that is not complete; else -1."""
 
     @property
     def is_asking(self) -> bool:
@@ -80,12 +81,11 @@ class Limited(asyncio.Protocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def data_received(self, data: bytes) -> None:
-        was_asking = self.is_asking
         super().data_received(data)
-        if not (was_asking and self.is_asking):
-            self._head_bytes = 0
+        if not self.is_asking:
+            self._head_bytes = -1
             return
-        self._head_bytes += len(data)
+        self._head_bytes = 0 if self._head_bytes < 0 else self._head_bytes + len(data)
         if self._head_bytes > HEAD_LIMIT_BYTES:
             self.refuse(
                 HeadersTooLarge(f"the headers are longer than {HEAD_LIMIT_BYTES} bytes: send less")

@@ -4,7 +4,8 @@ uvicorn closes its listeners the moment SIGTERM comes: requests that are on thei
 and clients that keep connections are reset. So the signal is taken over while the application
 lives: the service drains first (not ready, `Connection: close` on every answer) and goes on
 accepting for `drain_delay_seconds`; then the server's own shutdown begins. A second SIGTERM, and
-SIGINT, stop at once. uvicorn's worker processes each do the same by themselves.
+SIGINT, stop at once. uvicorn's worker processes each do the same by themselves. SIGHUP, which
+would end the process in the middle of everything, is taken for a SIGTERM.
 """
 
 from __future__ import annotations
@@ -60,12 +61,17 @@ def drain_on_sigterm(
             # In a signal handler nothing may be locked: the loop does the rest.
             loop.call_soon_threadsafe(drain)
 
-    signal.signal(signal.SIGTERM, on_sigterm)
+    before: dict[signal.Signals, Any] = {signal.SIGTERM: stop}
+    if signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # ignored, where it is started by nohup
+        before[signal.SIGHUP] = signal.SIG_DFL
+    for each in before:
+        signal.signal(each, on_sigterm)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGTERM) is on_sigterm:
-            signal.signal(signal.SIGTERM, stop)
+        for each, handler in before.items():
+            if signal.getsignal(each) is on_sigterm:
+                signal.signal(each, handler)
 
 
 def _stop(handler: Handler, grace_seconds: float) -> None:

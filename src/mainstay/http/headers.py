@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TypeVar, overload
 
 from mainstay import context as contexts
+from mainstay.context import Context
 from mainstay.errors import MainstayError, Malformed
+from mainstay.http.exchange import Seen
 from mainstay.http.problems import HeadersTooLarge
 from mainstay.http.wire import RawHeaders
 
@@ -20,10 +22,9 @@ T = TypeVar("T")
 # Two of these in one request are an attempt to be understood in two ways.
 _ONCE = (b"authorization", b"content-length", b"content-type", b"host", b"idempotency-key")
 _LISTS = (b"x-forwarded-for", b"x-forwarded-proto")
-_EVENT_STREAM = b"text/event-stream"
 
 
-class Headers(Mapping[str, str]):
+class Headers(Seen):
     """Headers by lower-case name, decoded when they are asked for; of several the last.
 
     Args:
@@ -45,13 +46,14 @@ class Headers(Mapping[str, str]):
     def fault(self) -> MainstayError | None:
         """What is wrong with the headers as a whole, if anything is."""
         raw, found = self._raw, self._found
-        size = sum(map(len, found.values()))
         if self._has_twins:
-            size = sum(len(value) for _, value in raw)
+            size = sum(len(name) + len(value) for name, value in raw)
             names = [name for name, _ in raw]
             for name in _ONCE:
                 if names.count(name) > 1:
                     return Malformed(f"the request has two {name.decode()} headers: send one")
+        else:  # a third of what adding up the lengths takes
+            size = len(b"".join(found)) + len(b"".join(found.values()))
         if size > LIMIT_BYTES or len(raw) > LIMIT_COUNT:
             return HeadersTooLarge(
                 f"the request has more than {LIMIT_COUNT} headers, or more than {LIMIT_BYTES} "
@@ -63,39 +65,37 @@ class Headers(Mapping[str, str]):
             )
         return None
 
+    def context(self, limit_seconds: float | None) -> Context:
+        get = self._found.get
+        correlation_id = get(_CORRELATION_ID) or get(_REQUEST_ID)
+        traceparent, tracestate, timeout = get(_TRACEPARENT), get(_TRACESTATE), get(_TIMEOUT)
+        return Context.read(
+            None if correlation_id is None else correlation_id.decode("latin-1"),
+            None if traceparent is None else traceparent.decode("latin-1"),
+            None if tracestate is None else tracestate.decode("latin-1"),
+            None if timeout is None else timeout.decode("latin-1"),
+            limit_seconds=limit_seconds,
+            is_endless=get(b"accept", b"").find(b"text/event-stream") >= 0,
+        )
+
+    @property
+    def has_host(self) -> bool:
+        return b"host" in self._found
+
     @property
     def has_token(self) -> bool:
-        """Does the request show who asks?"""
         return b"authorization" in self._found or _TOKEN in self._found
-
-    def bound_timeout(self, seconds: float, text: bytes) -> None:
-        """Say how long we wait, unless the caller waits for less: it may shorten that only.
-
-        An event stream lives longer than any deadline of ours: what works on it is told of none.
-        """
-        found = self._found
-        asked = found.get(_TIMEOUT)
-        if asked is not None:
-            try:
-                if 0.0 <= float(asked) < seconds:
-                    return
-            except ValueError:
-                pass
-        if _EVENT_STREAM in found.get(b"accept", b""):
-            found.pop(_TIMEOUT, None)
-        else:
-            found[_TIMEOUT] = text
 
     @overload
     def get(self, key: str, /) -> str | None: ...
     @overload
     def get(self, key: str, default: str | T, /) -> str | T: ...
     def get(self, key: str, default: object = None, /) -> object:
-        value = self._found.get(_NAMES.get(key) or key.encode("latin-1"))
+        value = self._found.get(key.encode("latin-1"))
         return default if value is None else value.decode("latin-1")
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and (_NAMES.get(key) or key.encode("latin-1")) in self._found
+        return isinstance(key, str) and key.encode("latin-1") in self._found
 
     def __getitem__(self, key: str) -> str:
         return self._found[key.encode("latin-1")].decode("latin-1")
@@ -107,21 +107,9 @@ class Headers(Mapping[str, str]):
         return len(self._found)
 
 
-_TOKEN = contexts.PRINCIPAL_TOKEN.encode()
+_CORRELATION_ID = contexts.CORRELATION_ID.encode()
+_REQUEST_ID = contexts.REQUEST_ID.encode()
+_TRACEPARENT = contexts.TRACEPARENT.encode()
+_TRACESTATE = contexts.TRACESTATE.encode()
 _TIMEOUT = contexts.TIMEOUT_SECONDS.encode()
-_NAMES = {
-    name: name.encode()
-    for name in (
-        contexts.CORRELATION_ID,
-        contexts.REQUEST_ID,
-        contexts.TRACEPARENT,
-        contexts.TRACESTATE,
-        contexts.TIMEOUT_SECONDS,
-        contexts.PRINCIPAL_TOKEN,
-        "authorization",
-        "content-length",
-        "content-type",
-        "x-forwarded-for",
-        "x-forwarded-proto",
-    )
-}
+_TOKEN = contexts.PRINCIPAL_TOKEN.encode()

@@ -27,6 +27,7 @@ everything else       500     without a word of what happened inside
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -53,7 +54,17 @@ from mainstay.errors import (
 )
 from mainstay.retries import is_transient
 
-__all__ = ["MEDIA_TYPE", "HeadersTooLarge", "Problem", "TimedOut", "problem_of", "status_of"]
+__all__ = [
+    "MEDIA_TYPE",
+    "HeadersTooLarge",
+    "Problem",
+    "TimedOut",
+    "as_error",
+    "not_allowed",
+    "problem_of",
+    "problem_of_framework",
+    "status_of",
+]
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -111,10 +122,7 @@ class Problem:
     @classmethod
     def of_status(cls, status: int, detail: str = "", headers: Headers = ()) -> Problem:
         """Return a problem that is known by its status code alone."""
-        try:
-            title = HTTPStatus(status).phrase
-        except ValueError:
-            title = "Error"
+        title = _phrase(status)
         return cls(status, title, detail or title, headers=headers)
 
 
@@ -138,6 +146,10 @@ _STATUS: tuple[tuple[type[MainstayError], int], ...] = (
     (Retry, 503),
 )
 
+_DETAILS = {
+    404: "There is nothing at this address.",
+    405: "This address does not take that method; the Allow header names those it takes.",
+}
 _INTERNAL = Problem(
     500,
     "Internal error",
@@ -175,6 +187,35 @@ def status_of(error: BaseException) -> int:
     return problem_of(error).status
 
 
+def problem_of_framework(status: int, detail: str, headers: Headers = ()) -> Problem:
+    """Return the problem that a framework's own exception is.
+
+    Args:
+        detail: What the author said; empty for what the framework says by itself.
+    """
+    if status == 401 and "www-authenticate" not in {name.lower() for name, _ in headers}:
+        return problem_of(NotAuthenticated(detail or _phrase(status)))
+    return Problem.of_status(status, detail or _DETAILS.get(status, ""), headers)
+
+
+def not_allowed(allowed: str) -> Problem:
+    """Return the problem of a method that an address does not take.
+
+    Args:
+        allowed: Those that it takes, as `Allow` has them.
+    """
+    return Problem.of_status(405, _DETAILS[405], (("allow", allowed),))
+
+
+def as_error(error: Exception) -> Exception:
+    """Return what *error* is called here: passing conditions of a database are ours to name."""
+    if "sqlalchemy" not in sys.modules:
+        return error
+    from mainstay.resources.sqlalchemy.failures import as_retry
+
+    return as_retry(error) or error
+
+
 def _headers(error: MainstayError) -> Headers:
     headers: list[tuple[str, str]] = []
     if isinstance(error, NotAuthenticated):
@@ -187,6 +228,13 @@ def _headers(error: MainstayError) -> Headers:
         headers.append(("ratelimit-policy", f'"default";q={error.limit};w={error.window_seconds}'))
         headers.append(("ratelimit", f'"default";r=0;t={reset}'))
     return tuple(headers)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"
 
 
 def _slug(name: str) -> str:

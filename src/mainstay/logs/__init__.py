@@ -22,6 +22,8 @@ import orjson
 
 from mainstay import context as contexts
 from mainstay import otlp
+from mainstay.logs.clock import Clock
+from mainstay.logs.line import Line
 from mainstay.logs.output import Output
 from mainstay.logs.redaction import Redaction
 from mainstay.logs.text import as_text
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from mainstay.config import Settings
     from mainstay.logs.sender import Sender
 
-__all__ = ["Handler", "Logs"]
+__all__ = ["Handler", "Line", "Logs"]
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LEVEL_NAMES = {number: name for name, number in _LEVELS.items()}
@@ -78,14 +80,16 @@ class Logs:
         self._env = str(settings.env)
         self._is_text = settings.log_format == "text"
         self._threshold = _LEVELS.get(str(settings.log_level).lower(), 20)
-        self._redaction = Redaction()
-        self._output = Output(stream)
-        self._second = (-1, "")  # the last second that was formatted; one tuple, so no lock
+        self.clock = Clock()
+        self.output = Output(stream)
+        self.redaction = Redaction()
+        self.edition = 0
+        """Goes up with everything that changes how a line is written."""
         self._is_sent = False
         self._sender: Sender | None = None
         self._sender_pid = 0
         self._sender_lock = threading.Lock()
-        self._redaction.hide_all(settings)
+        self.redaction.hide_all(settings)
 
     def install(self) -> None:
         """Bring every logger of this process into one form; doing it twice changes nothing.
@@ -118,6 +122,7 @@ class Logs:
         sys.excepthook = self._crashed
         threading.excepthook = self._thread_crashed
         self._is_sent = otlp.is_sent("logs")
+        self.edition += 1
 
     def write(
         self,
@@ -143,18 +148,41 @@ class Logs:
         if _LEVELS.get(level, 20) >= self._threshold:
             self._emit(time.time_ns(), level, logger, msg, event, error, fields)
 
+    def line(self, level: str, logger: str, msg: str, /, **fields: str | int) -> Line:
+        """Prepare a line that is written again and again with the same *fields*.
+
+        ``line.write(seconds)`` adds `duration_ms`, and whatever :meth:`write` does.
+        """
+        return Line(self, level, logger, msg, fields)
+
     def is_on(self, level: str) -> bool:
         """Would a line of *level* be written? For callers whose fields cost something."""
         return _LEVELS.get(level, 20) >= self._threshold
 
     def hide(self, secret: str) -> None:
         """Mask this exact value wherever it would appear; values under 4 characters are left."""
-        self._redaction.hide(secret)
+        self.redaction.hide(secret)
+        self.edition += 1
+
+    def about(
+        self, level: str, logger: str, msg: str, fields: Mapping[str, str | int]
+    ) -> tuple[Mapping[str, object], Mapping[str, object]] | None:
+        """Return what a line begins with after its time, and its fields.
+
+        ``None`` where each line has to be looked at: it is not written, or as text, or sent, or
+        something in it may be a secret.
+        """
+        if not self.is_on(level) or self._is_text or self._is_sent:
+            return None
+        if not (self.redaction.passes(msg) and self.redaction.fields_pass(fields)):
+            return None
+        return self._head(level, logger, msg), _named(fields)
 
     def close(self) -> None:
         """Send what a collector is still to get, for two seconds at most; lines go on to stdout."""
         sender, self._sender = self._sender, None
         self._is_sent = False
+        self.edition += 1
         atexit.unregister(self.close)
         if sender is not None and self._sender_pid == os.getpid():
             sender.close()
@@ -175,21 +203,9 @@ class Logs:
         fields: Mapping[str, object],
     ) -> None:
         try:
-            second, rest = divmod(now_ns, 1_000_000_000)
-            known, text = self._second
-            if second != known:
-                text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-                self._second = (second, text)
-            record: dict[str, object] = {
-                "ts": f"{text}{rest // 1000:06d}Z",
-                "level": level,
-                "service": self._service,
-                "logger": logger,
-                "instance": self._instance,
-                "env": self._env,
-                "msg": msg,
-            }
-            redaction = self._redaction
+            record: dict[str, object] = {"ts": self.clock.text(now_ns)}
+            record.update(self._head(level, logger, msg))
+            redaction = self.redaction
             passes = not self._is_text and redaction.passes(msg)
             if event is not None:
                 record["event"] = event
@@ -210,19 +226,25 @@ class Logs:
                 record["exception_type"] = type(error).__qualname__
                 record["stack"] = _stack(error)
                 passes = False
-            if _OWN_KEYS.isdisjoint(fields):
-                record.update(fields)
-            else:
-                for key, value in fields.items():
-                    record[f"{key}_" if key in _OWN_KEYS else key] = value
+            record.update(_named(fields))
             passes = passes and redaction.fields_pass(fields)
             line = self._render(record, passes=passes)
         except Exception:  # noqa: BLE001 - logging must not break what is logged
-            self._output.write(_unwritable(level, self._service, logger))
+            self.output.write(_unwritable(level, self._service, logger))
             return
-        self._output.write(line)
+        self.output.write(line)
         if self._is_sent:
             self._send(record)
+
+    def _head(self, level: str, logger: str, msg: str) -> dict[str, object]:
+        return {
+            "level": level,
+            "service": self._service,
+            "logger": logger,
+            "instance": self._instance,
+            "env": self._env,
+            "msg": msg,
+        }
 
     def _render(self, record: dict[str, object], *, passes: bool) -> bytes:
         if passes:
@@ -230,7 +252,7 @@ class Logs:
                 return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
             except TypeError:  # a lone surrogate, an integer of more than 64 bits
                 pass
-        redaction = self._redaction
+        redaction = self.redaction
         clean: dict[str, object] = {}
         for key, value in record.items():
             if key not in _CONSTANT_KEYS:
@@ -239,7 +261,7 @@ class Logs:
         record.clear()
         record.update(clean)
         if self._is_text:
-            return as_text(record, coloured=self._output.is_terminal)
+            return as_text(record, coloured=self.output.is_terminal)
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
     def _send(self, record: dict[str, object]) -> None:
@@ -315,6 +337,13 @@ class Handler(logging.Handler):
             record.exc_info[1] if record.exc_info else None,
             fields,
         )
+
+
+def _named(fields: Mapping[str, object]) -> Mapping[str, object]:
+    """Return *fields* under names that are not the contract's own."""
+    if _OWN_KEYS.isdisjoint(fields):
+        return fields
+    return {f"{key}_" if key in _OWN_KEYS else key: value for key, value in fields.items()}
 
 
 def _stack(error: BaseException) -> str:

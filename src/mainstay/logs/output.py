@@ -29,16 +29,20 @@ class Output:
 
     def write(self, line: bytes) -> None:
         """Write *line*; one that nobody can take any more is dropped."""
-        with suppress(OSError, ValueError):  # a closed pipe, a full disk, a closed stream
-            if not self._is_given and sys.stdout is not self._stdout:
+        try:
+            if sys.stdout is not self._stdout and not self._is_given:
                 self._find()
             if self._fd >= 0:
-                written = self._write_now(line)
+                written = os.write(self._fd, line)
                 if written < len(line):
                     self._write_rest(line[written:])
             elif self._stream is not None:
                 self._stream.write(line)
                 self._stream.flush()
+        except BlockingIOError:  # a pipe that does not block, and is full for the moment
+            self._write_rest(line)
+        except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
+            return
 
     @property
     def is_terminal(self) -> bool:
@@ -60,12 +64,8 @@ class Output:
             with suppress(OSError, ValueError):
                 self._fd = stream.fileno()
 
-    def _write_now(self, text: bytes) -> int:
-        try:
-            return os.write(self._fd, text)
-        except BlockingIOError:  # a pipe that does not block, and is full for the moment
-            return 0
-
     def _write_rest(self, rest: bytes) -> None:
-        while rest and select.select([], [self._fd], [], _BLOCKED_SECONDS)[1]:
-            rest = rest[self._write_now(rest) :]
+        with suppress(OSError, ValueError):
+            while rest and select.select([], [self._fd], [], _BLOCKED_SECONDS)[1]:
+                with suppress(BlockingIOError):  # another process was quicker
+                    rest = rest[os.write(self._fd, rest) :]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mainstay import forks, otlp
 from mainstay.metrics import processes
+from mainstay.metrics.batch import Batch
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -63,6 +64,7 @@ class Metrics:
         self._pusher_pid = 0
         self._requests: dict[tuple[str, str, int], Callable[[float], None]] = {}
         self._observers: dict[tuple[str, ...], Callable[[float], None]] = {}
+        self._batches: list[Batch] = []
 
     @property
     def registry(self) -> CollectorRegistry:
@@ -169,6 +171,20 @@ class Metrics:
         if dead_letters is not None:
             self._made.dead_letters.labels(queue).set(dead_letters)
 
+    def outbox(self, kind: str, *, states: Mapping[str, int], oldest_seconds: float) -> None:
+        """Show what waits in the service's outbox; meant for a callback of :meth:`on_scrape`.
+
+        Args:
+            kind: ``task`` or ``event``.
+            states: Messages by state: ``ready`` and ``scheduled``.
+            oldest_seconds: How long the oldest that is ready has waited.
+        """
+        if not self._is_on:
+            return
+        for state, messages in states.items():
+            self._made.outbox_messages.labels(kind, state).set(messages)
+        self._made.outbox_oldest.labels(kind).set(oldest_seconds)
+
     def on_scrape(self, collect: Callable[[], None]) -> None:
         """Call *collect* before each answer, on the thread that answers; it may take a moment."""
         self._collectors.append(collect)
@@ -193,6 +209,8 @@ class Metrics:
                 collect()
             except Exception as error:  # noqa: BLE001 - one that is down must not hide the others
                 _logger.warning("a metric could not be read: %s", type(error).__name__)
+        for batch in list(self._batches):
+            batch.count()
         return self._made.collect()
 
     def close(self) -> None:
@@ -232,11 +250,19 @@ class Metrics:
             seconds = self._made.request_seconds
             if len(self._requests) >= _MOST_CHILDREN:
                 return seconds.labels("other", "other", status).observe
-            known = method if method in _METHODS else "other"
-            observe = seconds.labels(known, route, status).observe
-            if known == method:  # else anybody could fill the table with methods of their own
-                self._requests[method, route, status] = observe
+            if method not in _METHODS:  # else anybody could fill the table with names of their own
+                return seconds.labels("other", route, status).observe
+            observe = self._cheaply(seconds.labels(method, route, status).observe)
+            self._requests[method, route, status] = observe
             return observe
+
+    def _cheaply(self, observe: Callable[[float], None]) -> Callable[[float], None]:
+        # Files are for what must not be lost when a process dies: nothing may wait there.
+        if self._made.directory is not None:
+            return observe
+        batch = Batch(observe)
+        self._batches.append(batch)
+        return batch.add
 
     def _observe(self, kind: str, labels: tuple[str, ...], seconds: float) -> None:
         if not self._is_on:
@@ -246,9 +272,9 @@ class Metrics:
             with self._lock:
                 histogram = self._made.histograms[kind]
                 if len(self._observers) >= _MOST_CHILDREN:
-                    labels = ("other",) * len(labels)
-                observe = histogram.labels(*labels).observe
-                if len(self._observers) < _MOST_CHILDREN:
+                    observe = histogram.labels(*("other" for _ in labels)).observe
+                else:
+                    observe = self._cheaply(histogram.labels(*labels).observe)
                     self._observers[kind, *labels] = observe
         observe(seconds)
         if labels[-1] == "done":

@@ -94,6 +94,15 @@ class Instruments:
             "How long the oldest message of a queue has waited",
             "queue",
         )
+        self.outbox_messages = self._gauge(
+            "mainstay_outbox_messages", "mostrecent", "Messages in the outbox", "kind", "state"
+        )
+        self.outbox_oldest = self._gauge(
+            "mainstay_outbox_oldest_seconds",
+            "mostrecent",
+            "How long the oldest message of the outbox that may leave has waited",
+            "kind",
+        )
         self.dead_letters = self._gauge(
             "mainstay_dead_letters", "mostrecent", "Messages in a dead-letter queue", "queue"
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from mainstay.processes.manifest import ProcessSpec
+from mainstay.processes.manifest import ProcessSpec, Server
 
-__all__ = ["command"]
+__all__ = ["Serving", "command"]
 
 
 def command(
@@ -30,38 +31,68 @@ def command(
     target = str(process.target)
     start = (sys.executable, "-m", "mainstay.processes.start", target)
     if process.kind == "http":
-        serve = _granian if process.server == "granian" else _uvicorn
-        return (*start, "--", *serve(process, target, host, grace_seconds), *process.options)
+        told = Serving(target, host, process.port or 0, process.workers or 1, grace_seconds)
+        serve = told.decided if process.server is None else told.by(process.server)
+        return (*start, "--", *serve, *process.options)
     if process.kind == "tasks":
         return (*start, "--", *_worker(process, target, alone=alone), *process.options)
     if process.kind == "beat":
         return (*start, "--", *_beat(target, state), *process.options)
+    if process.kind == "relay":
+        return (*start, "--", "mainstay.processes.relay", target, *process.options)
     return (*start, *process.options)
 
 
-def _uvicorn(process: ProcessSpec, target: str, host: str, grace_seconds: float) -> tuple[str, ...]:
-    # The service's own logging has the output: uvicorn's configuration is one that changes
-    # nothing, and one line per request is written by Mainstay. Who the client is behind a proxy
-    # is decided by `trusted_proxies`, not by uvicorn's belief in any header.
-    # A lone uvicorn says of its start and its stop what the service's own lines say. One with
-    # several workers tells on the same level which of them has died.
-    quiet = () if (process.workers or 1) > 1 else ("--log-level", "warning")
-    return (
-        *("uvicorn", target, "--host", host, "--port", str(process.port)),
-        *("--workers", str(process.workers or 1)),
-        *("--log-config", str(files("mainstay.processes") / "uvicorn.json")),
-        *quiet,
-        *("--no-access-log", "--no-server-header", "--no-proxy-headers"),
-        *("--timeout-graceful-shutdown", str(max(1, round(grace_seconds)))),
-    )
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a server of HTTP is told.
 
+    Args:
+        target: ``module:attribute``.
+        host: The address to listen on.
+        grace_seconds: How long requests in hand may take once it is asked to stop.
+        makes: Is the target what makes an application?
+    """
 
-def _granian(process: ProcessSpec, target: str, host: str, grace_seconds: float) -> tuple[str, ...]:
-    return (
-        *("granian", target, "--interface", "wsgi", "--host", host, "--port", str(process.port)),
-        *("--workers", str(process.workers or 1), "--no-access-log", "--respawn-failed-workers"),
-        *("--workers-kill-timeout", str(max(1, round(grace_seconds)))),
-    )
+    target: str
+    host: str
+    port: int
+    workers: int
+    grace_seconds: float
+    makes: bool = False
+
+    @property
+    def decided(self) -> tuple[str, ...]:
+        """The arguments of `mainstay.processes.serve`, which looks what the target is."""
+        return ("mainstay.processes.serve", self.target, *self._place, "--grace", self._grace)
+
+    def by(self, server: Server) -> tuple[str, ...]:
+        """Return the arguments of *server*."""
+        if server == "granian":
+            return ("mainstay.http.granian", self.target, *self._place, "--grace", self._grace)
+        # The service's own logging has the output: uvicorn's configuration is one that changes
+        # nothing, and one line per request is written by Mainstay. Who the client is behind a
+        # proxy is decided by `trusted_proxies`, not by uvicorn's belief in any header.
+        # A lone uvicorn says of its start and its stop what the service's own lines say. One with
+        # several workers tells on the same level which of them has died.
+        quiet = () if self.workers > 1 else ("--log-level", "warning")
+        return (
+            *("uvicorn", self.target, *self._place),
+            *(("--factory",) if self.makes else ()),
+            *("--log-config", str(files("mainstay.processes") / "uvicorn.json")),
+            *quiet,
+            *("--no-access-log", "--no-server-header", "--no-proxy-headers"),
+            *("--timeout-graceful-shutdown", self._grace),
+        )
+
+    @property
+    def _place(self) -> tuple[str, ...]:
+        place = ("--host", self.host, "--port", str(self.port))
+        return (*place, "--workers", str(self.workers))
+
+    @property
+    def _grace(self) -> str:
+        return str(max(1, round(self.grace_seconds)))
 
 
 def _worker(process: ProcessSpec, target: str, *, alone: bool) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ __all__ = [
     "Manifest",
     "NotDeclared",
     "ProcessSpec",
+    "Server",
     "ServiceSpec",
     "find",
     "load",
@@ -48,7 +49,8 @@ class ProcessSpec:
     """One process: what it is, how it is started and where it can be asked.
 
     ``target`` is ``module:attribute``; ``run`` is a command line that stands for it. Exactly one
-    of the two is set.
+    of the two is set. ``server`` is the one that an HTTP process must have, where it is not to be
+    the one that its application is made for.
     """
 
     service: str
@@ -60,7 +62,7 @@ class ProcessSpec:
     metrics_port: int | None = None
     workers: int | None = None
     concurrency: int | None = None
-    server: Server = "uvicorn"
+    server: Server | None = None
     options: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -243,7 +245,7 @@ def _process(service: str, table: _Table) -> ProcessSpec:
         metrics_port=table.number("metrics_port", 1, 65535),
         workers=table.number("workers", 1, 1024),
         concurrency=table.number("concurrency", 1, 1024),
-        server=table.one_of("server", get_args(Server)) or "uvicorn",
+        server=table.one_of("server", get_args(Server)),
         options=table.texts("options"),
         links=table.texts("links"),
         env=table.variables("env"),

@@ -20,7 +20,7 @@ from typing import Any
 
 from mainstay.errors import Misconfigured
 
-__all__ = ["NOT_IMPORTED", "main"]
+__all__ = ["NOT_IMPORTED", "imported", "main"]
 
 NOT_IMPORTED = 70
 """The exit code under ``mainstay dev`` when the service's code cannot be imported: that fails
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     target, *rest = arguments
     failed = NOT_IMPORTED if "MAINSTAY_RUN" in os.environ else 1
     try:
-        found = _import(target)
+        found = imported(target)
         failed = 1
         if rest[:1] != ["--"]:
             sys.argv = [target, *rest]
@@ -50,7 +50,12 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _import(target: str) -> Any:
+def imported(target: str) -> Any:
+    """Import what *target*, ``module:attribute``, names.
+
+    Raises:
+        Misconfigured: There is no such module, or it has no such attribute.
+    """
     module_name, _, path = target.partition(":")
     try:
         found: Any = import_module(module_name)

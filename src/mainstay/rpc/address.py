@@ -10,8 +10,13 @@ _PORTS = {"amqp": 5672, "amqps": 5671, "redis": 6379, "rediss": 6379}
 
 
 def address_of(url: str) -> str:
-    """Return host and port of *url*, or the path of its socket: where it is, and no secret."""
+    """Return host and port of *url*, the path of its socket, or itself where it is in memory:
+    where the broker is, and no secret.
+    """
     parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
+    match parts.scheme:
+        case "unix":
+            return parts.path
+        case "memory":
+            return url
     return f"{parts.hostname or 'localhost'}:{parts.port or _PORTS[parts.scheme]}"

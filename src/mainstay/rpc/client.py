@@ -9,7 +9,6 @@ calls.submit("data_queue", {"payload": 1}).result()     # or neither
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 from collections.abc import Mapping
@@ -17,6 +16,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from mainstay import context as contexts
+from mainstay import forks
 from mainstay.context import TIMEOUT_SECONDS, Context
 from mainstay.errors import DeadlineExceeded, MainstayError
 from mainstay.pipeline import outcome_of
@@ -46,12 +46,13 @@ class Calls(Resource):
     def __init__(self, *, broker_url: str | None = None, optional: bool = False) -> None:
         self._broker_url = broker_url
         self.optional = optional
-        self._pid = 0
+        self._generation = -1
         self._line: Line | None = None
         self._lock = threading.Lock()
 
     def bind(self, service: Service) -> None:
         super().bind(service)
+        self._settings = service.settings
         self.statistics = Statistics(service)
         self.depths = Depths(service, lambda: self.broker_url)
 
@@ -62,11 +63,11 @@ class Calls(Resource):
         Raises:
             Misconfigured: Nobody named one.
         """
-        return rooms.broker_url(self.service.settings, self._broker_url)
+        return rooms.broker_url(self._settings, self._broker_url)
 
     @property
     def is_named(self) -> bool:
-        settings = self.service.settings
+        settings = self._settings
         return bool(self._broker_url or settings.rabbitmq_url or settings.redis_url)
 
     @property
@@ -111,11 +112,11 @@ class Calls(Resource):
         with self.service.traces.client(name, attributes=_facts(queue)) as context:
             started = time.perf_counter()
             try:
-                answer: Future[bytes] = Future()
                 call = self._prepare(context, queue, function, data, timeout_seconds, id)
-                call.done = _into(answer)
+                answer = _Answer()
+                call.done = answer.come
                 self._send(call)
-                result = self._decode(answer.result())
+                result = self._decode(answer.wait())
             except BaseException as error:
                 self._note(queue, error, started)
                 raise
@@ -201,7 +202,7 @@ class Calls(Resource):
         return None
 
     def close(self) -> None:
-        if self._pid != os.getpid():
+        if self._generation != forks.generation():
             return  # nothing was opened here; what the parent holds is the parent's
         with self._lock:
             line, self._line = self._line, None
@@ -221,7 +222,7 @@ class Calls(Resource):
         timeout_seconds: float | None,
         id: str | None,
     ) -> Outgoing:
-        settings = self.service.settings
+        settings = self._settings
         timeout = settings.rpc_timeout_seconds if timeout_seconds is None else timeout_seconds
         timeout = context.remaining_seconds(timeout)
         if timeout <= 0.0:
@@ -232,7 +233,7 @@ class Calls(Resource):
         headers = context.inject()
         headers[TIMEOUT_SECONDS] = f"{timeout:.3f}"
         return Outgoing(
-            id or contexts.new_id(),
+            id or "",
             queue,
             function,
             headers,
@@ -243,14 +244,15 @@ class Calls(Resource):
 
     def _send(self, call: Outgoing) -> None:
         line = self._line
-        if line is None or self._pid != os.getpid():
+        if line is None or self._generation != forks.generation():
             line = self._opened()
         line.send(call)
 
     def _opened(self) -> Line:
-        if self._pid != os.getpid():
+        if self._generation != forks.generation():
             # The parent's lock may have been held, and its connection is its own.
-            self._lock, self._line, self._pid = threading.Lock(), None, os.getpid()
+            self._lock, self._line = threading.Lock(), None
+            self._generation = forks.generation()
         with self._lock:
             if self._line is None:
                 self._line = rooms.line(
@@ -273,7 +275,7 @@ class Calls(Resource):
             raise
 
     def _decode(self, body: bytes) -> Any:
-        return wire.decode_answer(body, limit_bytes=self.service.settings.body_limit_bytes)
+        return wire.decode_answer(body, limit_bytes=self._settings.body_limit_bytes)
 
     def _note(self, queue: str, error: BaseException | None, started: float) -> None:
         seconds = time.perf_counter() - started
@@ -292,14 +294,26 @@ def _nobody(body: bytes | None, error: MainstayError | None) -> None:
     """Stand in until the face that sends a call says who waits for it."""
 
 
-def _into(future: Future[bytes]) -> Any:
-    def done(body: bytes | None, error: MainstayError | None) -> None:
-        if error is not None:
-            future.set_exception(error)
-        elif body is not None:
-            future.set_result(body)
+class _Answer:
+    """What one thread waits for; a future would be four times as much work."""
 
-    return done
+    __slots__ = ("_bell", "_body", "_error")
+
+    def __init__(self) -> None:
+        self._bell = threading.Lock()
+        self._bell.acquire()
+        self._body = b""
+        self._error: MainstayError | None = None
+
+    def come(self, body: bytes | None, error: MainstayError | None) -> None:
+        self._body, self._error = body or b"", error
+        self._bell.release()
+
+    def wait(self) -> bytes:
+        self._bell.acquire()
+        if self._error is not None:
+            raise self._error
+        return self._body
 
 
 def _span_name(queue: str, function: str) -> str:

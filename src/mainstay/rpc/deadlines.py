@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Container
 from heapq import heappop, heappush
 
@@ -24,6 +25,7 @@ class Deadlines:
         self._waiting = waiting
         self._expire = expire
         self._heap: list[tuple[float, str]] = []
+        self._new: deque[tuple[float, str]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._wakes_at = float("inf")
         self._is_closed = False
@@ -32,10 +34,10 @@ class Deadlines:
 
     def add(self, at: float, id: str) -> None:
         """Expire *id* when the monotonic clock says *at*."""
-        with self._changed:
-            heappush(self._heap, (at, id))
-            if at < self._wakes_at:
-                self._wakes_at = at  # so that a burst wakes the thread once
+        self._new.append((at, id))
+        if at < self._wakes_at:
+            with self._changed:
+                self._wakes_at = min(at, self._wakes_at)  # so that a burst wakes the thread once
                 self._changed.notify()
 
     def close(self) -> None:
@@ -56,6 +58,8 @@ class Deadlines:
 
     def _due(self) -> list[str]:
         now, due = time.monotonic(), []
+        while self._new:
+            heappush(self._heap, self._new.popleft())
         while self._heap:
             at, id = self._heap[0]
             if id in self._waiting:
@@ -66,10 +70,9 @@ class Deadlines:
         return due
 
     def _wait(self) -> None:
-        if not self._heap:
-            self._wakes_at = float("inf")
-            self._changed.wait()
-            return
         now = time.monotonic()
-        self._wakes_at = min(self._heap[0][0], now + SWEEP_SECONDS)
-        self._changed.wait(self._wakes_at - now)
+        first = self._heap[0][0] if self._heap else float("inf")
+        # Said before looking whether one has come meanwhile, which may not have seen it.
+        self._wakes_at = min(first, now + SWEEP_SECONDS) if self._heap else first
+        if not self._new:
+            self._changed.wait(None if self._wakes_at == float("inf") else self._wakes_at - now)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from mainstay.rpc import rooms
+from mainstay.rpc.room import Depth
 from mainstay.service import Service
 
 __all__ = ["Depths"]
 
 CACHE_SECONDS = 1.0
-
-Depth = Mapping[str, Mapping[str, int] | None]
 
 
 class Depths:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from mainstay import context as contexts
 from mainstay.auth import WORK
-from mainstay.context import PRINCIPAL_TOKEN, TIMEOUT_SECONDS, Principal
+from mainstay.context import PRINCIPAL_TOKEN, Principal
 from mainstay.errors import DeadlineExceeded, MainstayError, NotAuthenticated
 from mainstay.pipeline import Entry, Step, outcome_of
 from mainstay.rpc import wire
@@ -63,6 +63,12 @@ class Desk:
     on_end: OnEnd | None = None
     deduplicate: Deduplicate | None = None
 
+    @property
+    def is_watched(self) -> bool:
+        """Does anybody keep a record of calls?"""
+        watchers = (self.on_start, self.on_end, self.deduplicate)
+        return watchers != (None, None, None)
+
 
 class CallEntry(Entry[bytes]):
     """A call that could be read; its stations end in the body of the answer."""
@@ -78,12 +84,13 @@ class CallEntry(Entry[bytes]):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        deadline = self._delivery.deadline
-        if deadline is None:
-            return self._delivery.headers
+        return self._delivery.headers
+
+    @property
+    def limit_seconds(self) -> float | None:
         # What is left now, not what was left when it was sent.
-        left = max(deadline - time.monotonic(), 0.0)
-        return {**self._delivery.headers, TIMEOUT_SECONDS: f"{left:.3f}"}
+        deadline = self._delivery.deadline
+        return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
     @property
     def name(self) -> str:
@@ -122,6 +129,7 @@ class CallEntry(Entry[bytes]):
     def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
         foreseen = error is None or isinstance(error, (MainstayError, asyncio.CancelledError))
         level = "error" if not foreseen else "info" if outcome == "done" else "warning"
+        name = self.name
         facts: dict[str, object] = {}
         if error is not None and foreseen:
             facts = {"error": None, "error_type": type(error).__name__, "detail": str(error)}
@@ -132,9 +140,9 @@ class CallEntry(Entry[bytes]):
         self._desk.service.logs.write(
             level,
             "mainstay.rpc",
-            f"call {self.name} {outcome}",
+            f"call {name} {outcome}",
             event="call",
-            name=self.name,
+            name=name,
             queue=self._desk.queue,
             call_id=self._delivery.id,
             outcome=outcome,
@@ -145,15 +153,17 @@ class CallEntry(Entry[bytes]):
     # The handler, and those who keep a record of it.
 
     def _do(self) -> bytes:
+        desk, data = self._desk, self._data
+        if not desk.is_watched:
+            return self._encode(desk.resolve(self._function)(data))
         call = self._call()
-        self._tell(self._desk.on_start, call)
+        self._tell(desk.on_start, call)
         try:
-            function = self._desk.resolve(self._function)
-            hook = self._desk.deduplicate
-            if hook is None:
-                result = function(self._data)
+            function = desk.resolve(self._function)
+            if desk.deduplicate is None:
+                result = function(data)
             else:
-                result = hook(call, lambda: function(self._data))
+                result = desk.deduplicate(call, lambda: function(data))
             answer = self._encode(result)
         except BaseException as error:
             self._tell(self._desk.on_end, call, outcome_of(error))
@@ -162,6 +172,8 @@ class CallEntry(Entry[bytes]):
         return answer
 
     async def _ado(self) -> bytes:
+        if not self._desk.is_watched:
+            return self._encode(await self._limited(None))
         call = self._call()
         await self._atell(self._desk.on_start, call)
         try:
@@ -172,13 +184,13 @@ class CallEntry(Entry[bytes]):
         await self._atell(self._desk.on_end, call, "done")
         return answer
 
-    async def _limited(self, call: Call) -> Any:
+    async def _limited(self, call: Call | None) -> Any:
         function = self._desk.resolve(self._function)
         hook = self._desk.deduplicate
         limit = asyncio.timeout(self._desk.limit_seconds)
         try:
             async with limit:
-                if hook is None:
+                if hook is None or call is None:
                     return await function(self._data)
                 return await hook(call, lambda: function(self._data))
         except TimeoutError as error:

@@ -9,7 +9,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from queue import SimpleQueue
 
 from mainstay.rpc.intake import Delivery
 
@@ -17,11 +16,18 @@ __all__ = ["Loop", "Threads"]
 
 
 class Threads:
-    """*count* threads that *work* at what is given to them, in its order."""
+    """*count* threads that *work* at what is given to them, in its order.
+
+    One is woken at a time, the one that fell asleep last, and wakes the next if there is more: so
+    a handler that waits holds up nobody, and a burst of quick ones does not wake them all.
+    """
 
     def __init__(self, count: int, work: Callable[[Delivery], object]) -> None:
         self._work = work
-        self._waiting: SimpleQueue[Delivery | None] = SimpleQueue()
+        self._waiting: deque[Delivery | None] = deque()
+        self._asleep: list[threading.Lock] = []
+        self._is_one_waking = False
+        self._lock = threading.Lock()
         self._threads = [
             threading.Thread(target=self._run, name=f"call-{number}", daemon=True)
             for number in range(count)
@@ -30,16 +36,40 @@ class Threads:
             thread.start()
 
     def give(self, delivery: Delivery) -> None:
-        self._waiting.put(delivery)
+        with self._lock:
+            self._waiting.append(delivery)
+            self._wake_one()
 
     def close(self) -> None:
         """Let the threads go when they are done; one that hangs is not waited for."""
-        for _ in self._threads:
-            self._waiting.put(None)
+        with self._lock:
+            self._waiting.extend([None] * len(self._threads))
+            self._wake_one()
 
     def _run(self) -> None:
-        while (delivery := self._waiting.get()) is not None:
+        bell = threading.Lock()
+        bell.acquire()
+        while (delivery := self._take(bell)) is not None:
             self._work(delivery)
+
+    def _take(self, bell: threading.Lock) -> Delivery | None:
+        self._lock.acquire()
+        while not self._waiting:
+            self._asleep.append(bell)
+            self._lock.release()
+            bell.acquire()
+            self._lock.acquire()
+            self._is_one_waking = False
+        delivery = self._waiting.popleft()
+        if self._waiting:
+            self._wake_one()
+        self._lock.release()
+        return delivery
+
+    def _wake_one(self) -> None:
+        if self._asleep and not self._is_one_waking:
+            self._is_one_waking = True
+            self._asleep.pop().release()
 
 
 class Loop:

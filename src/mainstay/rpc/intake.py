@@ -18,12 +18,12 @@ from typing import Any, ClassVar, Literal
 from mainstay.context import PRINCIPAL_TOKEN, TIMEOUT_SECONDS
 from mainstay.deadletters import DeadLetter
 from mainstay.lifecycle import Pulse
+from mainstay.rpc.address import address_of
 from mainstay.rpc.line import BACKOFF_SECONDS, Note, Wake
 
-__all__ = ["Buried", "Delivery", "Intake", "QueueType", "Settlement", "Terms"]
+__all__ = ["Delivery", "Intake", "Listener", "QueueType", "Settlement", "Terms"]
 
 QueueType = Literal["quorum", "classic"]
-Buried = Callable[[str, str], object]
 
 # A token must not lie about until somebody looks at dead letters; a deadline means nothing.
 _NOT_KEPT = frozenset({PRINCIPAL_TOKEN, TIMEOUT_SECONDS})
@@ -52,6 +52,23 @@ class Terms:
     limit_seconds: float = 60.0
     lease_seconds: float = 5.0
     queue_type: QueueType = "quorum"
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """Who is told of what an intake does.
+
+    Args:
+        take: Given each delivery, on the intake's thread; must not wait.
+        buried: Told of each dead letter once it is stored: the id of its call, the reason.
+        note: Told of what operators should know: a level, a message.
+        pulse: Beaten by every turn that is not held up by handlers.
+    """
+
+    take: Callable[[Delivery], object]
+    buried: Callable[[str, str], object]
+    note: Note
+    pulse: Pulse | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,43 +123,35 @@ class Settlement:
     letter: DeadLetter | None = None
     give_back: bool = False
 
+    @property
+    def is_plain(self) -> bool:
+        """Is it an answer, and that is all?"""
+        return self.letter is None and not self.give_back
+
 
 class Intake(ABC):
-    """Takes calls from a queue until it is told to stop, over any number of connections.
-
-    Args:
-        take: Given each delivery, on the intake's thread; must not wait.
-        buried: Told of each dead letter once it is stored: the id of its call, the reason.
-        note: Told of what operators should know: a level, a message.
-        pulse: Beaten by every turn that is not held up by handlers.
-    """
+    """Takes calls from a queue until it is told to stop, over any number of connections."""
 
     outlives_connection: ClassVar[bool] = False
     """Is what was taken still ours after a reconnect, or does the broker give it to another?"""
 
-    def __init__(
-        self,
-        terms: Terms,
-        address: str,
-        *,
-        take: Callable[[Delivery], object],
-        buried: Buried,
-        note: Note,
-        pulse: Pulse | None = None,
-    ) -> None:
+    def __init__(self, url: str, terms: Terms, listener: Listener) -> None:
         self.terms = terms
-        self.address = address
+        self.address = address_of(url)
         self.is_up = threading.Event()
-        self._take = take
-        self._buried = buried
-        self._note = note
-        self._pulse = pulse
+        self._url = url
+        self._take = listener.take
+        self._buried = listener.buried
+        self._note = listener.note
+        self._pulse = listener.pulse
         self._is_stopping = False
         self._closing = threading.Event()
         self._wake = Wake()
         self._settled: deque[tuple[Delivery, Settlement]] = deque()
         self._in_hand: dict[Delivery, None] = {}
         self._lock = threading.Lock()
+        # Held by who settles, so that nobody closes the connection in the midst of it.
+        self._settling = threading.Lock()
         self._thread = threading.Thread(target=self._run, name=f"calls:{terms.queue}", daemon=True)
 
     def start(self) -> None:
@@ -163,6 +172,11 @@ class Intake(ABC):
         After a lost connection it may come to nothing: the broker then gives the call to another
         server, and an answer that was not sent finds its caller told already.
         """
+        # A burst shares one write of the intake's own thread; a call that is alone need not wait
+        # for that thread to wake up.
+        is_alone = len(self._in_hand) == 1 and settlement.is_plain and self.is_up.is_set()
+        if is_alone and self._settled_alone(delivery, settlement):
+            return
         self._settled.append((delivery, settlement))
         self._wake.set()
 
@@ -198,6 +212,12 @@ class Intake(ABC):
     def _shut(self) -> None:
         """Let go of the connection, broken or not; never raises."""
 
+    def _settle_alone(self, delivery: Delivery, settlement: Settlement) -> bool:
+        """Settle *delivery*, which is plain, from the thread that did it, if that takes no
+        waiting; has it been?
+        """
+        return False
+
     # What a room uses.
 
     def _took(self, delivery: Delivery) -> None:
@@ -209,6 +229,15 @@ class Intake(ABC):
         """Say whether *delivery* was still ours, and that it is no longer."""
         with self._lock:
             return self._in_hand.pop(delivery, self) is not self
+
+    def _settled_alone(self, delivery: Delivery, settlement: Settlement) -> bool:
+        with self._settling:
+            if not self.holds(delivery):
+                return True
+            if not self._settle_alone(delivery, settlement):
+                return False
+            self._let_go(delivery)
+            return True
 
     def _beat(self) -> None:
         """Say that work goes on, unless a call is in hand for longer than any may take."""

@@ -29,6 +29,7 @@ from mainstay.errors import (
     NotConnected,
     Unavailable,
 )
+from mainstay.rpc.address import address_of
 from mainstay.rpc.deadlines import Deadlines
 
 __all__ = ["CONNECT_SECONDS", "WATCH_SECONDS", "Line", "Note", "Outgoing", "Wake"]
@@ -51,7 +52,8 @@ class Outgoing:
     """One call on its way.
 
     Args:
-        id: The call's own, the same when it is tried again; servers tell duplicates by it.
+        id: The call's own, the same when it is tried again; servers tell duplicates by it. Given
+            by the line where the caller gives none.
         deadline: On the monotonic clock.
         done: Told once, on a thread of the line, of the answer's body or of the error.
         wire_id: This attempt's own, given by the line.
@@ -114,13 +116,14 @@ class Line(ABC):
     """Sends calls and brings their answers, for any number of threads and event loops.
 
     Args:
-        address: Host and port, for messages.
+        url: The broker.
         note: Told of what operators should know: a level, a message.
         late: Told of each answer that finds nobody.
     """
 
-    def __init__(self, address: str, note: Note, late: Callable[[], object]) -> None:
-        self.address = address
+    def __init__(self, url: str, note: Note, late: Callable[[], object]) -> None:
+        self.address = address_of(url)
+        self._url = url
         self.late_replies = 0
         self.is_up = False
         self._note = note
@@ -142,10 +145,14 @@ class Line(ABC):
             call.done(None, self._not_sent(call))
             return
         call.wire_id = wire_id = f"{self._prefix}{next(self._numbers):x}"
+        call.id = call.id or wire_id
         self._waiting[wire_id] = call
         self._deadlines.add(call.deadline, wire_id)
-        self._outbox.append(call)
-        self._wake.set()
+        # A burst shares one write of the line's own thread; a call that is alone need not wait
+        # for that thread to wake up.
+        if len(self._waiting) > 1 or not (self.is_up and self._send_alone(call)):
+            self._outbox.append(call)
+            self._wake.set()
 
     def forget(self, call: Outgoing) -> None:
         """Nobody waits for *call* any more; its answer will be dropped."""
@@ -175,6 +182,10 @@ class Line(ABC):
     def _shut(self) -> None:
         """Let go of the connection, broken or not; never raises."""
 
+    def _send_alone(self, call: Outgoing) -> bool:
+        """Send *call* from the thread of its caller, if that takes no waiting; has it been?"""
+        return False
+
     # What a room uses.
 
     def _unsent(self) -> Iterator[Outgoing]:
@@ -188,11 +199,14 @@ class Line(ABC):
     def _send_all(self, send: Callable[[Outgoing], object]) -> None:
         """Give every unsent call to *send*; one that has no form on this wire fails alone."""
         for call in self._unsent():
-            try:
-                send(call)
-            except (ValueError, TypeError, struct.error) as error:
-                what = f"the queue, the function or the id of a call cannot be sent: {error}"
-                self._refused(call.wire_id, Invalid(what))
+            self._send_one(call, send)
+
+    def _send_one(self, call: Outgoing, send: Callable[[Outgoing], object]) -> None:
+        try:
+            send(call)
+        except (ValueError, TypeError, struct.error) as error:
+            what = f"the queue, the function or the id of a call cannot be sent: {error}"
+            self._refused(call.wire_id, Invalid(what))
 
     def _waited_for(self) -> set[str]:
         """Return the queues that have not answered some call for a while."""

@@ -11,17 +11,17 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
 from mainstay.deadletters import DeadLetter
 from mainstay.errors import MainstayError, NoRoute, Overloaded
-from mainstay.lifecycle import Pulse
-from mainstay.rpc.intake import Buried, Delivery, Intake, Settlement, Terms
+from mainstay.rpc.intake import Delivery, Intake, Listener, Settlement, Terms
 from mainstay.rpc.line import Line, Note, Outgoing
+from mainstay.rpc.room import Depth, Room
 
-__all__ = ["Broker", "MemoryIntake", "MemoryLine", "depth", "oldest_seconds"]
+__all__ = ["ROOM", "Broker"]
 
 _IDLE_SECONDS = 0.5
 
@@ -118,17 +118,8 @@ class MemoryLine(Line):
 class MemoryIntake(Intake):
     """The server's end."""
 
-    def __init__(
-        self,
-        url: str,
-        terms: Terms,
-        *,
-        take: Callable[[Delivery], object],
-        buried: Buried,
-        note: Note,
-        pulse: Pulse | None = None,
-    ) -> None:
-        super().__init__(terms, url, take=take, buried=buried, note=note, pulse=pulse)
+    def __init__(self, url: str, terms: Terms, listener: Listener) -> None:
+        super().__init__(url, terms, listener)
         self._broker = Broker.at(url)
         self._queue = self._broker.queue(terms.queue)
 
@@ -205,8 +196,11 @@ class MemoryIntake(Intake):
             waiting.answer(settlement.answer)
 
 
-def depth(url: str, queue: str) -> Mapping[str, Mapping[str, int]]:
-    """Return how many calls are in *queue*, and how many dead letters it has."""
+def _ping(_url: str) -> None:
+    """It is this process, so it answers."""
+
+
+def _depth(url: str, queue: str, _management_url: str | None) -> Depth:
     found = Broker.at(url).queue(queue)
     ready, in_hand, dead = len(found.waiting), found.in_hand, len(found.dead)
     return {
@@ -215,8 +209,7 @@ def depth(url: str, queue: str) -> Mapping[str, Mapping[str, int]]:
     }
 
 
-def oldest_seconds(url: str, queue: str) -> float:
-    """Return for how long the oldest call has waited in *queue*; 0 for none."""
+def _oldest_seconds(url: str, queue: str) -> float:
     broker, found = Broker.at(url), Broker.at(url).queue(queue)
     with broker.lock:
         oldest = min((waiting.call.sent_at for waiting in found.waiting), default=None)
@@ -229,3 +222,6 @@ def _counts(ready: int, in_hand: int) -> dict[str, int]:
         "messages_ready": ready,
         "messages_unacknowledged": in_hand,
     }
+
+
+ROOM = Room(MemoryLine, MemoryIntake, _ping, _depth, _oldest_seconds)

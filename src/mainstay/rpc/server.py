@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
+from mainstay import failpoints
 from mainstay.deadletters import reason_of
 from mainstay.errors import DeadlineExceeded, MainstayError, Misconfigured, NotConnected
 from mainstay.health import Check
@@ -41,11 +42,11 @@ from mainstay.rpc import rooms, wire
 from mainstay.rpc.depths import Depths
 from mainstay.rpc.entry import CallEntry, Deduplicate, Desk, OnEnd, OnStart
 from mainstay.rpc.hands import Loop, Threads
-from mainstay.rpc.intake import Delivery, QueueType, Settlement, Terms
-from mainstay.rpc.stop import Stop
+from mainstay.rpc.intake import Delivery, Listener, QueueType, Settlement, Terms
 from mainstay.rpc.target import Resolver, Target
 from mainstay.rpc.wire import Unreadable
 from mainstay.service import Service
+from mainstay.stop import Stop
 from mainstay.texts import text_of
 
 if TYPE_CHECKING:
@@ -134,10 +135,12 @@ class Server:
                 lease_seconds,
                 queue_type,
             ),
-            take=self._take,
-            buried=self._count_buried,
-            note=self._tell,
-            pulse=self.service.lifecycle.pulse(self._pulse_name, limit_seconds=PULSE_SECONDS),
+            Listener(
+                take=self._take,
+                buried=self._count_buried,
+                note=self._tell,
+                pulse=self.service.lifecycle.pulse(self._pulse_name, limit_seconds=PULSE_SECONDS),
+            ),
         )
 
     def start(self) -> None:
@@ -205,9 +208,11 @@ class Server:
         if not self._intake.holds(delivery):
             return  # its connection broke: the broker has given it to somebody else
         try:
+            failpoints.reach("rpc.before_work")
             entry = self._entry(delivery)
             answer: bytes = drive(stations(entry, self.service))
             settlement = Settlement(answer)
+            failpoints.reach("rpc.before_reply")
         except BaseException as error:  # noqa: BLE001 - the one place that decides
             settlement = self._failed(delivery, error)
         self._intake.settle(delivery, settlement)
@@ -216,9 +221,11 @@ class Server:
         if not self._intake.holds(delivery):
             return
         try:
+            failpoints.reach("rpc.before_work")
             entry = self._entry(delivery)
             answer: bytes = await adrive(stations(entry, self.service))
             settlement = Settlement(answer)
+            failpoints.reach("rpc.before_reply")
         except BaseException as error:  # noqa: BLE001 - the one place that decides
             settlement = self._failed(delivery, error)
         self._intake.settle(delivery, settlement)

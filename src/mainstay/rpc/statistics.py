@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypedDict
 
+from mainstay import forks
 from mainstay.errors import MissingExtra
 
 if TYPE_CHECKING:
@@ -71,11 +71,13 @@ class Statistics:
 
     def answered(self, seconds: float) -> None:
         """Count a call that was answered, by a result or by an error."""
-        bucket = str(_bucket(seconds))
-        with self._mine():
-            slot = self._slot()
-            slot[bucket] += 1
-            slot[MICROSECONDS] += int(seconds * 1e6)
+        if self._generation != forks.generation():
+            self._begin()
+        # Put into its bucket later, and not by who waits for the answer.
+        self._answers.append((int(self._clock() // SLOT_SECONDS), seconds))
+        if self._thread is None:
+            with self._lock:
+                self._start()
 
     def timed_out(self) -> None:
         """Count a call whose deadline came before its answer."""
@@ -103,7 +105,7 @@ class Statistics:
 
     def close(self) -> None:
         """Share what was counted since the last time, and let go of the connection."""
-        if self._pid != os.getpid():
+        if self._generation != forks.generation():
             return
         self._closing.set()
         thread, self._thread = self._thread, None
@@ -111,10 +113,10 @@ class Statistics:
             thread.join(FLUSH_SECONDS + 2.0)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
+        self._generation = forks.generation()
         self._lock = threading.Lock()
+        self._answers: deque[tuple[int, float]] = deque()
         self._slots: dict[int, Slot] = {}
-        self._new: dict[int, Slot] = {}
         self._unshared: dict[int, Slot] = {}
         self._timeouts = self._shared_timeouts = 0
         self._flushing = threading.Lock()
@@ -124,17 +126,11 @@ class Statistics:
         self._has_looked = False
 
     def _mine(self) -> threading.Lock:
-        if self._pid != os.getpid():  # after a fork: what the parent counted, it will share itself
+        if (
+            self._generation != forks.generation()
+        ):  # after a fork: what the parent counted, it will share itself
             self._begin()
         return self._lock
-
-    def _slot(self) -> Slot:
-        number = int(self._clock() // SLOT_SECONDS)
-        slot = self._new.get(number)
-        if slot is None:
-            slot = self._new[number] = Counter()
-            self._start()
-        return slot
 
     def _start(self) -> None:
         if self._thread is None:
@@ -158,8 +154,7 @@ class Statistics:
     def _flush(self, shared: SharedSlots | None) -> None:
         with self._flushing:
             with self._mine():
-                new, self._new = self._new, {}
-                for number, slot in new.items():
+                for number, slot in self._new_slots().items():
                     self._slots.setdefault(number, Counter()).update(slot)
                     if shared is not None:
                         self._unshared.setdefault(number, Counter()).update(slot)
@@ -173,6 +168,15 @@ class Statistics:
                 shared.add(self._unshared, timeouts)
                 self._unshared.clear()
                 self._shared_timeouts += timeouts
+
+    def _new_slots(self) -> dict[int, Slot]:
+        slots: dict[int, Slot] = {}
+        for _ in range(len(self._answers)):
+            number, seconds = self._answers.popleft()
+            slot = slots.setdefault(number, Counter())
+            slot[str(_bucket(seconds))] += 1
+            slot[MICROSECONDS] += int(seconds * 1e6)
+        return slots
 
     def _window(self) -> range:
         now = int(self._clock() // SLOT_SECONDS)

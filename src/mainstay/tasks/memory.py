@@ -22,19 +22,28 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import orjson
 
 from mainstay import context as contexts
 from mainstay.context import Context, new_id
 from mainstay.deadletters import DeadLetter
-from mainstay.errors import Invalid
+from mainstay.errors import Invalid, Misconfigured
 from mainstay.retries import Backoff, RetryIn, decide
+from mainstay.tasks.effects import Effect, check_session
 from mainstay.tasks.status import State, TaskStatus, is_newer
 from mainstay.tasks.telling import detail_of, plain, result_of
+from mainstay.taskstates import ANY_EPOCH
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mainstay.resources.sqlalchemy import Database
 
 __all__ = ["MemoryStatuses", "MemoryTasks"]
+
+_WAITING = "mainstay.tasks.memory"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -85,10 +94,19 @@ class _Waiting:
     attempt: int = field(compare=False, default=1)
 
 
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    do: Callable[..., Any]
+    once: bool
+    fenced: bool
+    takes_session: bool
+
+
 class MemoryTasks:
     """A queue of tasks and its worker, in this process.
 
     Args:
+        database: Where tasks that ask for a ``session`` work.
         queue: The queue's name, as dead letters show it.
         backoff: How often and how far apart a task is tried again.
         clock: Where the time comes from.
@@ -97,34 +115,62 @@ class MemoryTasks:
     def __init__(
         self,
         *,
+        database: Database | None = None,
         queue: str = "default",
         backoff: Backoff = Backoff(),  # noqa: B008 # frozen
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.queue = queue
         self.dead: list[DeadLetter] = []
+        self._database = database
         self._backoff = backoff
         self._clock = clock
-        self._functions: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[str, _Registered] = {}
         self._statuses = MemoryStatuses(clock=clock)
         self._waiting: list[_Waiting] = []
         self._order = itertools.count()
 
     @overload
-    def task(self, function: F, /, *, name: str = ...) -> F: ...
+    def task(
+        self, function: F, /, *, name: str = ..., once: bool = ..., fenced: bool = ...
+    ) -> F: ...
     @overload
-    def task(self, *, name: str = ...) -> Callable[[F], F]: ...
-    def task(self, function: Any = None, *, name: str = "") -> Any:
-        """Make a function a task, under its own name or another."""
+    def task(
+        self, *, name: str = ..., once: bool = ..., fenced: bool = ...
+    ) -> Callable[[F], F]: ...
+    def task(
+        self, function: Any = None, *, name: str = "", once: bool = False, fenced: bool = False
+    ) -> Any:
+        """Make a function a task, under its own name or another.
+
+        Args:
+            once, fenced: As a Celery task has them: see :mod:`mainstay.tasks.effects`.
+
+        Raises:
+            Misconfigured: One that is to have its effect once has no parameter ``session``.
+        """
 
         def register(made: F) -> F:
-            self._functions[name or made.__name__] = made
+            known_as = name or made.__name__
+            takes_session = check_session(known_as, made, once=once, fenced=fenced)
+            self._functions[known_as] = _Registered(made, once, fenced, takes_session)
             return made
 
         return register if function is None else register(function)
 
-    def send(self, name: str, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+    def send(
+        self,
+        name: str,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Session | None = None,
+        **kwargs: Any,
+    ) -> str:
         """Accept a task, with the context at hand, and return its id.
+
+        Args:
+            session: The unit of work that the task is a part of: it is accepted with the commit.
 
         Raises:
             Invalid: JSON cannot hold the arguments.
@@ -136,12 +182,18 @@ class MemoryTasks:
             raise Invalid(f"JSON cannot hold the arguments of {name}: {error}") from error
         headers = (contexts.current() or Context.new()).inject()
         headers.pop(contexts.TIMEOUT_SECONDS, None)
-        self._statuses.record(
-            TaskStatus(
-                id=id, name=name, queue=self.queue, correlation_id=headers[contexts.CORRELATION_ID]
+
+        def accept() -> None:
+            correlation_id = headers[contexts.CORRELATION_ID]
+            self._statuses.record(
+                TaskStatus(id=id, name=name, queue=self.queue, correlation_id=correlation_id)
             )
-        )
-        self._push(_Waiting(self._clock(), next(self._order), id, name, arguments, headers))
+            self._push(_Waiting(self._clock(), next(self._order), id, name, arguments, headers))
+
+        if session is None:
+            accept()
+        else:
+            _with_commit(session, accept)
         return id
 
     def status(self, id: str) -> TaskStatus | None:
@@ -162,17 +214,18 @@ class MemoryTasks:
         return self._waiting[0].due if self._waiting else None
 
     def _do(self, waiting: _Waiting) -> None:
-        report = TaskStatus(id=waiting.id, attempts=waiting.attempt)
-        self._statuses.record(replace(report, state=State.STARTED))
-        function = self._functions.get(waiting.name)
-        if function is None:
+        task = self._functions.get(waiting.name)
+        if task is None:
             self._bury(waiting, "unknown-task", f"no task is called {waiting.name!r}")
             return
-        args, kwargs = orjson.loads(waiting.arguments)
+        effect = Effect(self._its_database, waiting.id, once=task.once, fenced=task.fenced)
         with contexts.use(Context.extract(waiting.headers)):
             try:
-                result = function(*args, **kwargs)
+                self._run(task, waiting, effect)
             except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
+                if effect.is_done(error) or effect.is_taken_over(error):
+                    return
+                report = TaskStatus(id=waiting.id, attempts=waiting.attempt, epoch=effect.epoch)
                 decision = decide(error, waiting.attempt, self._backoff)
                 if isinstance(decision, RetryIn):
                     self._statuses.record(replace(report, state=State.RETRYING))
@@ -180,9 +233,27 @@ class MemoryTasks:
                     self._push(replace(waiting, due=due, attempt=waiting.attempt + 1))
                 else:
                     self._bury(waiting, decision.reason, detail_of(error))
-            else:
-                kept, note = result_of(result)
-                self._statuses.record(replace(report, state=State.SUCCESS, result=kept, error=note))
+
+    def _run(self, task: _Registered, waiting: _Waiting, effect: Effect) -> None:
+        effect.claim()
+        report = TaskStatus(id=waiting.id, attempts=waiting.attempt, epoch=effect.epoch)
+        self._statuses.record(replace(report, state=State.STARTED))
+        args, kwargs = orjson.loads(waiting.arguments)
+        if task.takes_session:
+            with effect.session() as session:
+                result = task.do(*args, session=session, **kwargs)
+        else:
+            result = task.do(*args, **kwargs)
+        kept, note = result_of(result)
+        self._statuses.record(replace(report, state=State.SUCCESS, result=kept, error=note))
+
+    def _its_database(self) -> Database:
+        if self._database is None:
+            raise Misconfigured(
+                "a task asks for a session, and the room has no database: "
+                "MemoryTasks(database=Database(…))"
+            )
+        return self._database
 
     def _bury(self, waiting: _Waiting, reason: str, detail: str) -> None:
         self._statuses.record(
@@ -190,6 +261,7 @@ class MemoryTasks:
                 id=waiting.id,
                 state=State.FAILURE,
                 attempts=waiting.attempt,
+                epoch=ANY_EPOCH,
                 error={"type": reason.rpartition(":")[2], "detail": plain(detail)},
             )
         )
@@ -209,3 +281,26 @@ class MemoryTasks:
 
     def _push(self, waiting: _Waiting) -> None:
         heapq.heappush(self._waiting, waiting)
+
+
+def _with_commit(session: Session, accept: Callable[[], None]) -> None:
+    """Call *accept* when *session* has committed, and never when it has rolled back."""
+    from sqlalchemy import event
+
+    waiting: list[Callable[[], None]] | None = session.info.get(_WAITING)
+    if waiting is None:
+        waiting = session.info[_WAITING] = []
+        event.listen(session, "after_commit", _accept_all)
+        event.listen(session, "after_rollback", _forget_all)
+    waiting.append(accept)
+
+
+def _accept_all(session: Session) -> None:
+    waiting = session.info[_WAITING][:]
+    _forget_all(session)
+    for accept in waiting:
+        accept()
+
+
+def _forget_all(session: Session) -> None:
+    session.info[_WAITING].clear()

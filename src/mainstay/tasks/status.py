@@ -37,6 +37,7 @@ class TaskStatus:
         state: Where it is.
         queue: Where it was sent.
         attempts: Tries begun so far, this one included.
+        epoch: Which delivery tells it, for tasks that are fenced; else 0.
         meta: What the task tells of its progress: ``current``, ``total`` and whatever it adds.
         result: What it returned, once it is done; JSON.
         error: ``{"type", "detail"}`` of what it failed with; of one that is done, why its result
@@ -50,6 +51,7 @@ class TaskStatus:
     state: State = State.WAITING
     queue: str = ""
     attempts: int = 0
+    epoch: int = 0
     meta: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     error: Mapping[str, str] | None = None
@@ -77,11 +79,14 @@ def is_newer(new: TaskStatus, old: TaskStatus) -> bool:
 
     Only what comes later in the life of a task may. A life ends with success; what has failed
     lives again when it is sent, or put back and begun, anew; what was revoked only when it is sent
-    anew, because its message may still be on its way.
+    anew, because its message may still be on its way. A delivery that was taken over says nothing
+    any more.
     """
     if old.state.is_final:
         again = {State.FAILURE: (State.WAITING, State.STARTED), State.REVOKED: (State.WAITING,)}
         return new.state in again.get(old.state, ())
+    if new.epoch != old.epoch:
+        return new.epoch > old.epoch
     if new.state.is_final:
         return True
     if new.attempts != old.attempts:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from opentelemetry import context as otel_contexts
@@ -93,7 +92,7 @@ class Recorder:
         self._ids.drawn = None
         is_sampled = span.get_span_context().trace_flags.sampled
         if is_sampled != context.sampled:
-            context = replace(context, sampled=is_sampled)
+            context = context._replace(sampled=is_sampled)
         return self._current(span, context, parent, attributes)
 
     def within(
@@ -107,12 +106,11 @@ class Recorder:
         parent = otel_contexts.get_current()
         around = trace.get_current_span(parent).get_span_context()
         if not around.is_valid or around.trace_id != int(context.trace_id, 16):
-            this = replace(context, parent_id=context.span_id)
+            this = context._replace(parent_id=context.span_id)
             parent = _remote_parent(this, otel_contexts.Context())
         span = self._tracer.start_span(name, parent, _KINDS[kind])
         made = span.get_span_context()
-        child = replace(
-            context,
+        child = context._replace(
             span_id=format(made.span_id, "016x"),
             parent_id=context.span_id,
             sampled=made.trace_flags.sampled,

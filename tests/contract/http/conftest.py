@@ -3,7 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import httpx
@@ -13,14 +13,26 @@ from mainstay import Service, Settings
 from mainstay.logs import Logs
 from mainstay.resources.memory import MemoryStore
 from mainstay.testing.wait import eventually
-from tests.contract.http.subject import Subject, build
-from tests.servers import served
+from tests.contract.http import subject, subject_flask
+from tests.contract.http.subject import Subject
+from tests.servers import served, served_wsgi
+
+Build = Callable[..., tuple[Any, Subject]]
+Serve = Callable[..., AbstractContextManager[int]]
+
+FRAMEWORKS: dict[str, tuple[Build, Serve]] = {
+    "fastapi": (subject.build, served),
+    "flask": (subject_flask.build, served_wsgi),
+}
 
 
 class Running:
     """A service that is served, and what there is to be seen of it."""
 
-    def __init__(self, service: Service, port: int, subject: Subject, log: io.BytesIO) -> None:
+    def __init__(
+        self, framework: str, service: Service, port: int, subject: Subject, log: io.BytesIO
+    ) -> None:
+        self.framework = framework
         self.service = service
         self.port = port
         self.subject = subject
@@ -37,9 +49,15 @@ class Running:
         return eventually(lambda: lines if len(lines := written()) >= count else None) or []
 
 
+@pytest.fixture(params=FRAMEWORKS)
+def framework(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
+def run(framework: str) -> Iterator[Callable[..., Running]]:
     """Serve the subject with settings of the test's own."""
+    build, serve = FRAMEWORKS[framework]
     with ExitStack() as stack:
 
         def start(
@@ -52,8 +70,8 @@ def run() -> Iterator[Callable[..., Running]]:
             service, log = Service(settings), io.BytesIO()
             service.__dict__["logs"] = Logs(settings, stream=log)
             app, subject = build(service, **{"idempotency_store": MemoryStore(), **(options or {})})
-            port = stack.enter_context(served(app, **(server or {})))
-            running = Running(service, port, subject, log)
+            port = stack.enter_context(serve(app, **(server or {})))
+            running = Running(framework, service, port, subject, log)
             stack.callback(running.client.close)
             return running
 

@@ -154,11 +154,11 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         return len(await request.body())
 
     @app.get("/stream")
-    async def stream() -> StreamingResponse:
+    async def stream(pause_seconds: float = 0.01) -> StreamingResponse:
         async def events() -> AsyncIterator[str]:
             for number in range(3):
                 yield f"data: {number}\n\n"
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(pause_seconds)
             subject.finished.append("stream")
 
         return StreamingResponse(events(), media_type="text/event-stream")

@@ -10,16 +10,19 @@ from typing import Annotated, Any
 import httpx
 import pytest
 import pytest_asyncio
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import JSONResponse
 from sqlalchemy import Column, MetaData, String, Table, event, insert, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.background import BackgroundTask
+from websockets.asyncio.client import connect
 
 from mainstay import Resource, Service, Settings
 from mainstay.http.fastapi import Work, create_app, idempotent, work
 from mainstay.resources.sqlalchemy import Database, migrate
 from tests.databases import address, embedded_postgres
+from tests.servers import served
 
 __all__ = ["address", "embedded_postgres"]
 
@@ -51,9 +54,17 @@ class Line(Resource):
         return {"called": queue}
 
     async def asend(
-        self, task: Any, /, *args: Any, task_id: str | None = None, **kwargs: Any
+        self,
+        task: Any,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Any = None,
+        **kwargs: Any,
     ) -> str:
         self.tasks.append((task, args, task_id))
+        if session is not None:
+            await session.execute(insert(notes).values(text=f"task {args[0]}"))
         return task_id or ""
 
     def ping(self) -> None:
@@ -141,9 +152,29 @@ async def scene(address: str) -> AsyncIterator[Scene]:
         return await w.call("data_queue", {"a": 1})
 
     @app.post("/sending")
-    async def sending(w: Annotated[Work, Depends(idempotent)]) -> list[str]:
-        first = await w.send("run", 1)
-        return [w.id, first, await w.send("run", 2)]
+    async def sending(w: InWork, status: int = 202) -> JSONResponse:
+        await w.send("run", 1)
+        return JSONResponse({}, status)
+
+    @app.get("/sending")
+    async def sending_in_get(w: InWork) -> None:
+        await w.send("run", 2)
+
+    @app.post("/sending/late")
+    async def sending_late(w: InWork) -> JSONResponse:
+        async def send() -> None:
+            with pytest.raises(RuntimeError, match="a session of its own"):
+                await w.send("run", 3)
+
+        return JSONResponse({}, background=BackgroundTask(send))
+
+    @app.websocket("/sending")
+    async def sending_over(socket: WebSocket, w: InWork, commits: bool) -> None:
+        await socket.accept()
+        await w.send("run", 4)
+        if commits:
+            await w.commit()
+        await socket.close()
 
     found = Scene(app, service)
     yield found
@@ -295,10 +326,41 @@ async def test_a_call_inside_an_open_transaction_is_a_mistake(scene: Scene) -> N
     assert scene.line.calls == []
 
 
-async def test_a_task_that_is_sent_again_under_a_key_has_the_same_id(scene: Scene) -> None:
-    one = await scene.client.post("/sending", headers={"Idempotency-Key": "k"})
-    work_id, first, second = one.json()
-    assert first == work_id != second
-    assert [task_id for _, _, task_id in scene.line.tasks] == [first, second]
-    two = await scene.client.post("/sending", headers={"Idempotency-Key": "other"})
-    assert two.json()[0] != work_id
+async def test_a_task_is_sent_in_the_transaction_of_the_work(scene: Scene) -> None:
+    assert (await scene.client.post("/sending")).status_code == 202
+    assert await scene.texts() == ["task 1"]
+    assert (await scene.client.post("/sending?status=409")).status_code == 409
+    assert await scene.texts() == ["task 1"]
+
+
+async def test_a_task_that_a_get_sends_is_committed_too(scene: Scene) -> None:
+    assert (await scene.client.get("/sending")).status_code == 200
+    assert await scene.texts() == ["task 2"]
+
+
+async def test_a_task_cannot_be_sent_when_the_work_is_over(scene: Scene) -> None:
+    assert (await scene.client.post("/sending/late")).status_code == 200
+    assert scene.line.tasks == []
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_in_a_websocket_a_task_leaves_when_it_is_committed(
+    scene: Scene, commits: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served(scene.app) as port:
+        url = f"ws://127.0.0.1:{port}/sending?commits={commits}"
+        async with connect(url) as socket:
+            await socket.wait_closed()
+    assert await scene.texts() == (["task 4"] if commits else [])
+    assert ("never committed" in caplog.text) is not commits
+
+
+async def test_without_a_database_a_task_is_sent_at_once_under_the_id_of_the_work() -> None:
+    line = Line()
+    service = Service(Settings(env="test", service_name="orders"), line)
+    for _ in range(2):
+        work_of_a_key = Work(service, scope="one key")
+        assert [await work_of_a_key.send("run", 1), await work_of_a_key.send("run", 2)]
+    ids = [task_id for _, _, task_id in line.tasks]
+    assert ids[:2] == ids[2:]
+    assert ids[0] == work_of_a_key.id != ids[1]

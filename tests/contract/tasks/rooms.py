@@ -10,7 +10,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -132,9 +132,12 @@ class CeleryRoom:
         assert found is not None
         return found
 
-    def letter(self, id: str) -> DeadLetter:
+    def letter(self, id: str, *, timeout_seconds: float = 10.0) -> DeadLetter:
         """Wait for the dead letter of a task."""
-        found = eventually(lambda: [letter for letter in self.dead() if letter.id == id])
+        found = eventually(
+            lambda: [letter for letter in self.dead() if letter.id == id],
+            timeout_seconds=timeout_seconds,
+        )
         assert len(found) == 1, "one death, one letter"
         return found[0]
 
@@ -157,6 +160,21 @@ class CeleryRoom:
 
     @contextmanager
     def worker(self, *, concurrency: int = 1, **variables: str) -> Iterator[Worker]:
+        command = ["celery", "-A", sample.__name__, "worker", "--without-mingle"]
+        command += ["--concurrency", str(concurrency)]
+        with self._process(command, variables) as worker:
+            yield worker
+
+    @contextmanager
+    def relay(self, **variables: str) -> Iterator[Worker]:
+        """A process of kind `relay`, as the manifest starts it."""
+        target = f"{sample.__name__}:celery_app"
+        command = ["mainstay.processes.start", target, "--", "mainstay.processes.relay", target]
+        with self._process(command, variables) as relay:
+            yield relay
+
+    @contextmanager
+    def _process(self, command: list[str], variables: Mapping[str, str]) -> Iterator[Worker]:
         environment = {
             "APP_ENV": "test",
             "APP_METRICS_PORT": "0",
@@ -166,7 +184,7 @@ class CeleryRoom:
             **({"DATABASE_URL": self._database_url} if self._database_url else {}),
             **variables,
         }
-        worker = Worker(environment, self._folder, concurrency)
+        worker = Worker(command, environment, self._folder)
         try:
             yield worker
         finally:
@@ -177,20 +195,20 @@ class CeleryRoom:
 
 
 class Worker:
-    """One `celery worker`, typed as a user would."""
+    """One `celery worker`, typed as a user would, or another process beside it."""
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, concurrency: int) -> None:
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], folder: Path
+    ) -> None:
         self.log = folder / f"worker-{secrets.token_hex(4)}.log"
         inherited = {
             name: value
             for name, value in os.environ.items()
             if not name.startswith(("CELERY_", "APP_", "REDIS_", "DATABASE_", "RABBITMQ_"))
         }
-        command = [sys.executable, "-W", "ignore", "-m", "celery", "-A", sample.__name__]
-        command += ["worker", "--concurrency", str(concurrency), "--without-mingle"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                command,
+                [sys.executable, "-W", "ignore", "-m", *command],
                 cwd=ROOT,
                 env={**inherited, **environment},
                 stdout=log,

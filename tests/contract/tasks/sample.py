@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable
@@ -14,7 +16,7 @@ from sqlalchemy import event, text
 from mainstay import context
 from mainstay.config import Settings
 from mainstay.errors import Bury, Refuse, Unavailable
-from mainstay.resources.sqlalchemy import Database
+from mainstay.resources.sqlalchemy import Database, first_time
 from mainstay.retries import Backoff
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
@@ -134,6 +136,24 @@ def hungry() -> None:
     raise MemoryError("no more")
 
 
+def greedy() -> int:
+    """Take all the memory there is, of a little more than what is in use."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 64 * 2**20, hard))
+    taken = []
+    try:
+        while True:
+            taken.append(bytearray(2**20))
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+
+
+def frozen() -> int:
+    """Say how many objects the garbage collector leaves alone in this process."""
+    return gc.get_freeze_count()
+
+
 def engine_id() -> list[int]:
     """Say which process' engine this is."""
     database = service.resource(Database)
@@ -165,7 +185,15 @@ if LEASE_SECONDS in os.environ:
 service = Service(Settings, Database())
 celery_app = create_celery_app(service)
 
-_more: tuple[Callable[..., Any], ...] = (kill_first, kill_always, sleep, hungry, engine_id)
+_more: tuple[Callable[..., Any], ...] = (
+    kill_first,
+    kill_always,
+    sleep,
+    hungry,
+    greedy,
+    frozen,
+    engine_id,
+)
 for _each in (*PLAIN.values(), *_more):
     celery_app.task(_each, name=_each.__name__, backoff=BACKOFF)
 celery_app.task(sleep, name="sleep_limited", time_limit=3, soft_time_limit=1)
@@ -186,13 +214,44 @@ def store_once(key: str, *, session: Any) -> str:
     return key
 
 
-@celery_app.task(name="store_once_and_die", once=True)
+@celery_app.task(name="store_slowly", once=True)
+def store_slowly(key: str, seconds: float, *, session: Any) -> str:
+    effect("store_slowly", key)
+    time.sleep(seconds)
+    session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    return key
+
+
 def store_once_and_die(key: str, *, session: Any) -> str:
     """Kill the process between the commit and all that comes after it, the first time."""
     effect("store_once_and_die", key)
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})
     event.listen(session, "after_commit", lambda _session: os.kill(os.getpid(), signal.SIGKILL))
     return key
+
+
+celery_app.task(store_once_and_die, name="store_once_and_die", once=True)
+celery_app.task(store_once_and_die, name="store_and_die_dead", once=True, profile="dead-letter")
+
+
+@celery_app.task(name="store_in_steps", fenced=True)
+def store_in_steps(key: str, *, session: Any) -> str:
+    """Commit, wait at a gate of the delivery's own, and write once more."""
+    if first_time(session, "first"):
+        session.execute(text("insert into effects (key) values (:key)"), {"key": f"{key} first"})
+        session.commit()
+    effect("store_in_steps", key)
+    marks = Path(os.environ[EFFECTS]).read_text().splitlines()
+    gate = gate_of(Path(os.environ[EFFECTS]), key, marks.count(f"store_in_steps {key}"))
+    while not gate.exists():
+        time.sleep(0.02)
+    session.execute(text("insert into effects (key) values (:key)"), {"key": f"{key} second"})
+    return key
+
+
+def gate_of(effects: Path, key: str, delivery: int) -> Path:
+    """Return the file that lets the *delivery*-th delivery of a task go on."""
+    return effects.with_name(f"gate-{key}-{delivery}")
 
 
 @celery_app.task(name="store_and_fail")

@@ -50,6 +50,8 @@ CORPUS: list[tuple[str, Any, dict[str, Any], dict[str, Any], str]] = [
     ("args an int", "[5, {}, {}]", {}, {}, "malformed:args"),
     ("kwargs a list", "[[1, 2], [], {}]", {}, {}, "malformed:kwargs"),
     ("embed a string", '[[1, 2], {}, "x"]', {}, {}, "malformed:embed"),
+    ("a chain of numbers", '[[1, 2], {}, {"chain": [5]}]', {}, {}, "malformed:embed"),
+    ("errbacks a string", '[[1, 2], {}, {"errbacks": "x"}]', {}, {}, "malformed:embed"),
     ("not JSON", "{nonsense", {}, {}, "decode:"),
     ("not UTF-8", b"\xff\xfe\x00", {}, {}, "decode:"),
     ("100,000 deep", DEEP, {}, {}, "decode:"),
@@ -74,6 +76,7 @@ CORPUS: list[tuple[str, Any, dict[str, Any], dict[str, Any], str]] = [
     ("eta an int", GOOD_BODY, {"eta": 5}, {}, "malformed:eta"),
     ("expires garbage", GOOD_BODY, {"expires": "later"}, {}, "malformed:expires"),
     ("expired", GOOD_BODY, {"expires": "2001-01-01T00:00:00+00:00"}, {}, "expired"),
+    ("a chain in the headers", GOOD_BODY, {"chain": [5]}, {}, "malformed:headers"),
     ("stamps garbage", GOOD_BODY, {"stamped_headers": 5}, {}, "malformed:stamped_headers"),
     ("unknown content", GOOD_BODY, {}, {"content_type": "text/x-none"}, "decode:"),
     (

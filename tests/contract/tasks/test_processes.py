@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -17,9 +19,10 @@ from mainstay.errors import NotConnected, Unavailable
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
 from mainstay.tasks.status import State
-from mainstay.testing import FaultProxy, eventually
+from mainstay.testing import FaultProxy, async_eventually, eventually
+from mainstay.testing.ports import steady_port
 from tests.contract.tasks import sample
-from tests.contract.tasks.rooms import ROOT, CeleryRoom
+from tests.contract.tasks.rooms import ROOT, CeleryRoom, Worker
 
 
 def test_the_work_of_a_killed_worker_is_done_by_another(own_room: CeleryRoom) -> None:
@@ -59,11 +62,11 @@ def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom
 
 def test_a_worker_that_is_asked_to_end_keeps_what_it_works_on(own_room: CeleryRoom) -> None:
     key = new_id()
-    with own_room.worker(SAMPLE_LEASE_SECONDS="2") as first:
+    with own_room.worker(SAMPLE_LEASE_SECONDS="4") as first:
         first.ready()
         id = own_room.send("sleep", key, 12)
         eventually(lambda: f"sleep {key}" in own_room.effects())
-        with own_room.worker(SAMPLE_LEASE_SECONDS="2") as second:
+        with own_room.worker(SAMPLE_LEASE_SECONDS="4") as second:
             second.ready()
             assert first.terminate() == 0
             assert own_room.ended(id).result == "woke"
@@ -86,6 +89,80 @@ def test_what_outlasts_the_grace_period_goes_back_to_its_queue(own_room: CeleryR
     assert own_room.effects().count(f"woke {key}") == 1
 
 
+def test_a_worker_that_is_killed_while_it_ends_loses_nothing(own_room: CeleryRoom) -> None:
+    key = new_id()
+    with own_room.worker() as worker:
+        worker.ready()
+        id = own_room.send("sleep", key, 5)
+        eventually(own_room.effects)
+        worker.process.send_signal(signal.SIGTERM)
+        eventually(lambda: worker.get("/ready")[0] == 503)
+        worker.kill()
+    with own_room.worker() as another:
+        another.ready()
+        assert own_room.ended(id).result == "woke"
+    assert own_room.effects().count(f"sleep {key}") == 2
+    assert own_room.effects().count(f"woke {key}") == 1
+    assert own_room.dead() == []
+
+
+def test_a_worker_whose_child_dies_while_it_starts_ends_or_takes_work(
+    own_room: CeleryRoom,
+) -> None:
+    with ExitStack() as stack:
+
+        def started() -> Worker:
+            worker = stack.enter_context(own_room.worker(concurrency=2))
+            eventually(lambda: worker.children or not worker.is_running, timeout_seconds=60)
+            return worker
+
+        worker = started()
+        for child in worker.children[:1]:
+            os.kill(child, signal.SIGKILL)
+        id = own_room.send("add", 1, 2)
+
+        def is_done() -> bool:
+            status = own_room.status(id)
+            return status is not None and status.state is State.SUCCESS
+
+        # It must not stand there with nobody to work: a supervisor starts another when it ends.
+        eventually(lambda: is_done() or not worker.is_running, timeout_seconds=60)
+        if not worker.is_running:
+            assert worker.process.returncode != 0
+            started()
+        assert own_room.ended(id).result == 3
+
+
+@pytest.mark.parametrize("wrong", ["password", "vhost", "port"])
+def test_a_broker_that_takes_no_worker_is_asked_again_and_no_secret_is_told(
+    own_room: CeleryRoom, wrong: str
+) -> None:
+    parts = urlsplit(own_room.url)
+    assert parts.password is not None
+    if wrong == "vhost" and parts.scheme != "amqp":
+        pytest.skip("there are no virtual hosts on Redis")
+    url = {
+        "password": own_room.url.replace(parts.password, "not-the-password"),
+        "vhost": urlunsplit(parts._replace(path="/none-such")),
+        "port": own_room.url.replace(f":{parts.port}", f":{steady_port()}"),
+    }[wrong]
+    with own_room.moved(url).worker() as worker:
+
+        def complaints() -> list[str]:
+            said = [line["msg"] for line in worker.lines() if line["level"] == "error"]
+            return [each for each in said if "cannot be reached" in each]
+
+        # RabbitMQ takes its time to refuse a login.
+        eventually(lambda: len(complaints()) >= 2, timeout_seconds=90)
+        assert worker.is_running
+        assert worker.get("/healthz")[0] == 200
+        assert worker.get("/ready")[0] == 503
+        assert worker.terminate() == 0
+    said = worker.log.read_text()
+    assert parts.password not in said
+    assert "not-the-password" not in said
+
+
 def test_a_worker_outlives_its_broker(own_room: CeleryRoom) -> None:
     async def scenario() -> None:
         async with proxied(own_room) as proxy:
@@ -104,6 +181,23 @@ def test_a_worker_outlives_its_broker(own_room: CeleryRoom) -> None:
                 last = await asyncio.to_thread(room.send, "add", 2, 2)
                 assert (await asyncio.to_thread(room.ended, last)).result == 4
                 assert worker.is_running
+            room.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_is_asked_to_end_while_its_broker_is_away_ends_well(
+    own_room: CeleryRoom,
+) -> None:
+    async def scenario() -> None:
+        async with proxied(own_room) as proxy:
+            room = through(own_room, proxy)
+            with room.worker() as worker:
+                await asyncio.to_thread(worker.ready)
+                proxy.refuse()
+                proxy.reset()
+                await async_eventually(lambda: "cannot be reached" in worker.log.read_text())
+                assert await asyncio.to_thread(worker.terminate) == 0
             room.close()
 
     asyncio.run(scenario())
@@ -156,6 +250,7 @@ def test_what_was_certainly_not_sent_is_no_waiting_task(own_room: CeleryRoom) ->
         ({"CELERY_TASK_TIME_LIMIT": "0"}, "CELERY_TASK_TIME_LIMIT"),
         ({"CELERY_RESULT_BACKEND": "rpc://"}, "CELERY_RESULT_BACKEND"),
         ({"CELERY_TASK_PROFILE": "hope"}, "CELERY_TASK_PROFILE"),
+        ({"MAINSTAY_FAILPOINT": "tasks.before_commit:kill"}, "MAINSTAY_FAILPOINT"),
     ],
 )
 def test_a_worker_that_would_lose_work_does_not_start(variables: dict[str, str], said: str) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from celery import chain
@@ -82,6 +84,49 @@ def test_a_task_without_memory_is_a_dead_letter(working_room: CeleryRoom) -> Non
     assert working_room.ended(id).state is State.FAILURE
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux bounds the memory of a process")
+def test_a_task_that_takes_all_memory_is_a_dead_letter(working_room: CeleryRoom) -> None:
+    id = working_room.send("greedy")
+    assert working_room.letter(id).reason == "failed:MemoryError"
+    assert working_room.ended(id).state is State.FAILURE
+    assert working_room.ended(working_room.send("add", 1, 2)).result == 3
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
+def test_a_body_of_any_size_costs_a_worker_little_memory(working_room: CeleryRoom) -> None:
+    bodies = {
+        new_id(): json.dumps([["x" * 10_000_000], {}, {}]),
+        new_id(): "[" * 100_000 + "]" * 100_000,
+    }
+    pid = worker_of(working_room).process.pid
+    before = resident_bytes(pid)
+    for id, body in bodies.items():
+        working_room.publish(body, headers(id=id))
+    reasons = {working_room.letter(id).reason.partition(":")[0] for id in bodies}
+    assert reasons == {"too-large", "decode"}
+    assert working_room.ended(working_room.send("add", 1, 2)).result == 3
+    grown = resident_bytes(pid) - before
+    print(f"{grown / 2**20:.1f} MiB more than before")  # noqa: T201 - the figure
+    assert grown < 50 * 2**20
+
+
+def test_a_failure_that_passes_is_no_dead_letter(working_room: CeleryRoom) -> None:
+    id = working_room.send("flaky", new_id(), 4)
+    assert working_room.ended(id).attempts == 4
+    assert not [letter for letter in working_room.dead() if letter.id == id]
+
+
+def test_the_pauses_between_tries_grow(working_room: CeleryRoom) -> None:
+    id = working_room.send("never_up", new_id())
+    assert working_room.ended(id).attempts == 5
+    lines = [each for each in worker_of(working_room).lines("task") if each["task_id"] == id]
+    assert [line["outcome"] for line in lines] == ["retry"] * 4 + ["failed"]
+    pauses = [line["retry_in_seconds"] for line in lines[:4]]
+    for pause, ceiling in zip(pauses, (0.1, 0.2, 0.4, 0.8), strict=True):
+        assert ceiling / 2 <= pause <= ceiling
+    print("pauses", pauses)  # noqa: T201 - the figures
+
+
 def test_a_task_tells_how_far_it_is(working_room: CeleryRoom) -> None:
     status = working_room.ended(working_room.send("steps", 3))
     assert status.result == 3
@@ -137,6 +182,8 @@ def test_each_task_is_one_line_of_json(working_room: CeleryRoom) -> None:
 
 def test_the_workers_port_answers(working_room: CeleryRoom) -> None:
     worker = worker_of(working_room)
+    # The first look at the schema imports what can read it.
+    eventually(lambda: worker.get("/ready")[0] == 200)
     for path in ("/health", "/ready", "/readyz", "/healthz"):
         status, body = worker.get(path)
         assert (status, json.loads(body)["status"]) == (200, "healthy")
@@ -169,9 +216,9 @@ def test_queues_are_measured(working_room: CeleryRoom) -> None:
     assert f'mainstay_queue_messages{{queue="{queue}",state="ready"}}' in worker.get("/metrics")[1]
 
 
-def test_what_is_due_much_later_is_refused(working_room: CeleryRoom) -> None:
+def test_what_is_due_much_later_is_refused_without_a_database(redis_room: CeleryRoom) -> None:
     with pytest.raises(Invalid, match="600 s at most"):
-        working_room.send("add", 1, 2, countdown=3600)
+        redis_room.send("add", 1, 2, countdown=3600)
 
 
 def test_what_no_worker_would_take_is_refused_at_the_sender(working_room: CeleryRoom) -> None:
@@ -226,12 +273,31 @@ def test_what_comes_after_a_task_with_once_is_sent_though_its_worker_died(shared
     assert rows(room, key) == 1
 
 
+def test_a_task_whose_process_died_after_its_effect_is_no_dead_letter(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    key = new_id()
+    id = room.send("store_and_die_dead", key)
+    said = eventually(
+        lambda: [e for e in worker_of(room).lines("worker_lost") if e["task_id"] == id]
+    )
+    assert said[0]["msg"].startswith("store_and_die_dead is done: ")
+    assert room.ended(room.send("add", 1, 2)).result == 3
+    assert room.ended(id).state is State.SUCCESS
+    assert rows(room, key) == 1
+    assert not [letter for letter in room.dead() if letter.id == id]
+
+
 def test_what_a_failing_task_wrote_is_rolled_back(shared: Shared) -> None:
     room = shared("rabbitmq")
     key = new_id()
     id = room.send("store_and_fail", key)
     assert room.ended(id).state is State.FAILURE
     assert rows(room, key) == 0
+
+
+def test_what_was_imported_is_not_looked_through_before_each_fork(shared: Shared) -> None:
+    room = shared("rabbitmq")
+    assert room.ended(room.send("frozen")).result > 10_000
 
 
 def test_each_process_has_an_engine_of_its_own(shared: Shared) -> None:
@@ -244,6 +310,11 @@ def test_each_process_has_an_engine_of_its_own(shared: Shared) -> None:
         pids.add(status.result[0])
     assert pids <= set(worker.children)
     assert worker.process.pid not in pids
+
+
+def resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
 
 def rows(room: CeleryRoom, key: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from sqlalchemy import text
@@ -139,6 +141,63 @@ async def test_asyncio_claims_and_is_fenced_off_too(database: Database) -> None:
     await end(new)
     with pytest.raises(AlreadyDone):
         await inbox.aclaim(database, "m1")
+
+
+def test_each_commit_of_fenced_work_shows_its_claim(database: Database) -> None:
+    def work(epoch: int, between: Callable[[], object] = lambda: None) -> None:
+        with database.session() as session, inbox.fenced(session, "m1", epoch):
+            if inbox.first_time(session, "one"):
+                session.execute(text("insert into effects values ('one')"))
+                session.commit()
+            between()
+            if inbox.first_time(session, "two"):
+                session.execute(text("insert into effects values ('two')"))
+                session.commit()
+            session.execute(text("insert into effects values ('last')"))
+
+    heir: list[int] = []
+    orphan = inbox.claim(database, "m1")
+    with pytest.raises(Fenced) as fenced:
+        work(orphan, lambda: heir.append(inbox.claim(database, "m1")))
+    assert fenced.value.work == "m1"
+    assert inbox.is_taken_over(database, "m1", orphan)
+    assert not inbox.is_taken_over(database, "m1", heir[0])
+    assert count(database) == 1
+    work(heir[0])
+    with pytest.raises(AlreadyDone) as done:
+        inbox.claim(database, "m1")
+    assert done.value.work == "m1"
+    assert count(database) == 3
+
+
+def test_an_owner_that_swallows_the_fence_commits_nothing_either(database: Database) -> None:
+    orphan = inbox.claim(database, "m1")
+    inbox.claim(database, "m1")
+
+    def work() -> None:
+        with database.session() as session, inbox.fenced(session, "m1", orphan):
+            for _ in range(2):
+                session.execute(text("insert into effects values ('one')"))
+                with suppress(Fenced):
+                    session.commit()
+
+    with pytest.raises(Fenced):
+        work()
+    assert count(database) == 0
+
+
+def test_steps_are_of_fenced_work_alone(database: Database) -> None:
+    with database.session() as session, pytest.raises(LookupError, match="fenced=True"):
+        inbox.first_time(session, "one")
+
+
+def test_an_id_of_any_length_identifies_work(database: Database) -> None:
+    long = inbox.identity("task", "x" * 255)
+    assert long != inbox.identity("task", "x" * 254)
+    with database.session() as session:
+        inbox.once(session, long)
+    with database.session() as session, pytest.raises(AlreadyDone):
+        inbox.once(session, long)
 
 
 def test_old_rows_are_purged(database: Database) -> None:

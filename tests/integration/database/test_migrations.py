@@ -97,10 +97,11 @@ def test_mainstays_tables_come_first_and_then_the_services(address: str, folder:
     migrate.upgrade(address, folder.path, say=said.append)
     assert said == [
         "mainstay: applied 0001 (Inbox, idempotency keys, dead letters and task status)",
+        "mainstay: applied 0002 (Outbox)",
         f"{folder.path.name}: applied one (One)",
     ]
     dot = "." if address.startswith("postgresql") else "_"
-    own = ("alembic_version", "inbox", "idempotency_keys", "dead_letters", "task_status")
+    own = ("alembic_version", "inbox", "outbox", "idempotency_keys", "dead_letters", "task_status")
     assert tables(address) == {f"mainstay{dot}{name}" for name in own} | {
         "orders",
         "alembic_version",

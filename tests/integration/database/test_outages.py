@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
+import psycopg
 import pytest
 import pytest_asyncio
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from mainstay.errors import Disconnected, NotConnected, Unavailable
 from mainstay.resources.sqlalchemy import Database
@@ -106,6 +110,44 @@ async def test_a_statement_that_a_paused_server_never_ends_is_given_up(
     await aask(database)
 
 
+async def test_a_paused_server_is_not_waited_for_as_long_as_a_statement_may_take(
+    postgres: PostgreSQL, database_url: str
+) -> None:
+    patient = Database(url=database_url, statement_timeout_seconds=600.0)
+    ask(patient)
+    slow = [
+        asyncio.create_task(aask(patient, "select pg_sleep(500)")),
+        asyncio.create_task(asyncio.to_thread(ask, patient, "select pg_sleep(500)")),
+    ]
+    running = "select count(*) from pg_stat_activity where query like 'select pg_sleep(500)%'"
+    await async_eventually(lambda: postgres.sql(running) == "2")
+    postgres.pause()
+    try:
+        ends = await asyncio.wait_for(asyncio.gather(*slow, return_exceptions=True), 30)
+        assert all(isinstance(end, Unavailable) for end in ends), ends
+        # Who comes now need not find out again.
+        with pytest.raises(NotConnected):
+            ask(patient)
+        with pytest.raises(NotConnected):
+            await aask(patient)
+    finally:
+        postgres.resume()
+    await aask(patient)
+    ask(patient)
+    await patient.aclose()
+
+
+async def test_a_statement_that_takes_long_is_let_alone_while_the_server_answers_others(
+    database_url: str,
+) -> None:
+    patient = Database(url=database_url, statement_timeout_seconds=600.0)
+    await asyncio.gather(
+        aask(patient, "select pg_sleep(2.5)"),
+        asyncio.to_thread(ask, patient, "select pg_sleep(2.5)"),
+    )
+    await patient.aclose()
+
+
 async def test_a_statement_that_takes_too_long_is_ended_by_the_server(database: Database) -> None:
     with pytest.raises(Unavailable, match="statement in time"):
         ask(database, "select pg_sleep(20)")
@@ -146,6 +188,19 @@ def test_a_session_that_was_ended_is_told_and_the_next_one_works(
 
     with pytest.raises(Unavailable):
         ended()
+    ask(database)
+
+
+def test_a_connection_that_breaks_while_it_is_being_set_up_was_none(database: Database) -> None:
+    @event.listens_for(database.engine, "connect")
+    def break_and_ask(connection: psycopg.Connection[Any], _record: object) -> None:
+        with socket.socket(fileno=os.dup(connection.fileno())) as raw:
+            raw.shutdown(socket.SHUT_RDWR)
+        connection.execute("select 1")  # as SQLAlchemy does, to learn what the server can
+
+    with pytest.raises(NotConnected):
+        ask(database)
+    event.remove(database.engine, "connect", break_and_ask)
     ask(database)
 
 

@@ -104,6 +104,18 @@ def test_what_outlasts_the_grace_is_told_to_ask_again(start: Callable[..., Serve
     assert server.process.wait(20) == 0
 
 
+def test_a_terminal_that_goes_is_a_sigterm(start: Callable[..., Server]) -> None:
+    server = start(delay_seconds=0.0)
+    answers: list[httpx.Response] = []
+    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow?seconds=1.5")))
+    asking.start()
+    eventually(server.is_busy)
+    server.process.send_signal(signal.SIGHUP)
+    asking.join(20)
+    assert [answer.status_code for answer in answers] == [200]
+    assert server.process.wait(20) == 0
+
+
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 def test_a_second_signal_skips_the_wait(
     start: Callable[..., Server], second: signal.Signals

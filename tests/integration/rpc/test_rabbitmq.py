@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +13,42 @@ from mainstay.errors import NoRoute, Overloaded, RemoteFailure
 from mainstay.resources.amqp import AmqpDeadLetters, connect
 from mainstay.rpc import Calls, Server
 from mainstay.service import Service
+from mainstay.testing.plugin import leave_out
+from mainstay.testing.ports import steady_port
 from mainstay.testing.servers import RabbitMQ
 from mainstay.testing.wait import eventually
+from tests.integration.rpc.certificates import certificate
 
 
 class Echo:
     def call(self, data: Any) -> Any:
         return data
+
+
+def test_calls_go_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if RabbitMQ.program() is None:
+        leave_out("RabbitMQ is not installed: apt-get install rabbitmq-server")
+    public, private = certificate(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(public))
+    port = steady_port()
+    config = {
+        "listeners.ssl.1": f"127.0.0.1:{port}",
+        "ssl_options.cacertfile": str(public),
+        "ssl_options.certfile": str(public),
+        "ssl_options.keyfile": str(private),
+    }
+    with RabbitMQ(config=config) as broker:
+        url = broker.url.replace("amqp://", "amqps://").replace(f":{broker.port}/", f":{port}/")
+        settings = Settings(env="test", rabbitmq_url=url)
+        calls = Service(settings).hold(Calls())
+        with Server(settings, queue="q", target=Echo()) as served:
+            assert served.is_ready(10.0)
+            # Larger than what a TLS record, or one read, holds.
+            big = "x" * 900_000
+            assert [calls.call("q", data) for data in (1, big, 2)] == [1, big, 2]
+            futures = [calls.submit("q", n) for n in range(200)]
+            assert [future.result() for future in futures] == list(range(200))
+        calls.close()
 
 
 def test_during_an_alarm_calls_are_refused_at_once(rabbitmq: RabbitMQ, rabbitmq_url: str) -> None:

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from mainstay.config import Settings
 from mainstay.errors import DeadlineExceeded, NotConnected
@@ -25,6 +19,7 @@ from mainstay.testing.plugin import leave_out
 from mainstay.testing.ports import steady_port
 from mainstay.testing.servers import Redis
 from mainstay.testing.wait import eventually
+from tests.integration.rpc.certificates import certificate
 
 
 class Echo:
@@ -38,36 +33,6 @@ def caller(url: str) -> Calls:
 
 def server(url: str, target: Any) -> Server:
     return Server(Settings(env="test", redis_url=url), queue="q", target=target)
-
-
-def certificate(folder: Path) -> tuple[Path, Path]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "redis")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    public, private = folder / "redis.crt", folder / "redis.key"
-    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return public, private
 
 
 def test_calls_go_over_tls_and_only_to_who_is_trusted(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mainstay.resources.sqlalchemy import Database
 from mainstay.resources.sqlalchemy.migrate import upgrade
 from mainstay.tasks.celery.statuses import DatabaseStatuses, RedisStatuses
 from mainstay.tasks.status import State, TaskStatus
+from mainstay.taskstates import ANY_EPOCH
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -46,6 +47,20 @@ def test_a_task_that_is_done_may_say_why_its_result_is_not_there(
     status = statuses.find("1")
     assert status is not None
     assert (status.state, status.result, status.error) == (State.SUCCESS, None, why)
+
+
+def test_a_fenced_task_that_was_buried_goes_on_when_it_is_put_back(
+    statuses: DatabaseStatuses,
+) -> None:
+    assert statuses.record(TaskStatus(id="1", state=State.STARTED, attempts=1, epoch=2))
+    late = TaskStatus(id="1", state=State.FAILURE, attempts=1, epoch=1, error={"type": "Late"})
+    assert not statuses.record(late)
+    killed = {"type": "time-limit", "detail": "it was still at work"}
+    assert statuses.record(TaskStatus(id="1", state=State.FAILURE, epoch=ANY_EPOCH, error=killed))
+    assert statuses.record(TaskStatus(id="1", state=State.STARTED, attempts=1, epoch=3))
+    status = statuses.find("1")
+    assert status is not None
+    assert (status.state, status.error) == (State.STARTED, None)
 
 
 @pytest.mark.parametrize(("result", "kept"), [(2**70, 2**70), ({1: "one"}, {"1": "one"})])

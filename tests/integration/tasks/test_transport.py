@@ -85,6 +85,34 @@ def test_a_dead_letter_is_told_of_once_it_is_stored(client: redis.Redis, channel
     assert counts == [1]
 
 
+@pytest.mark.parametrize("settle", ["ack", "reject", "requeue"])
+def test_a_message_that_cannot_be_settled_ends_the_connection_and_goes_back(
+    client: redis.Redis, redis_url: str, settle: str
+) -> None:
+    options = {"socket_timeout": 0.2}
+    with Connection(redis_url, transport=Transport, transport_options=options) as connection:
+        channel: Any = connection.channel()
+        message = taken(client, channel)
+        channel.verify()
+        client.client_pause(1000)
+        with pytest.raises(redis.TimeoutError):
+            getattr(message, settle)()
+        eventually(client.ping)
+        with pytest.raises(redis.ConnectionError, match="settled"):
+            channel.verify()
+    assert (client.lrange("q", 0, -1), in_flight(client)) == ([ITEM], 0)
+
+
+def test_what_is_somebody_elses_by_now_is_not_buried(client: redis.Redis, channel: Channel) -> None:
+    message = taken(client, channel)
+    told: list[bool] = []
+    on_stored(message, lambda: told.append(True))
+    for flight in client.scan_iter(f"{FLIGHT_PREFIX}*"):
+        client.delete(flight)
+    message.reject()
+    assert (letters(client), client.llen("q"), told) == ([], 0, [])
+
+
 @pytest.mark.timeout(30)
 def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
     with Connection(redis_url, transport=Transport) as connection:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from mainstay.testing.servers import Redis, Server
+from mainstay.testing.servers import RabbitMQ, Redis, Server
 from mainstay.testing.wait import eventually
 from tests.services.data.platform import API, Platform
 
@@ -42,12 +42,10 @@ def works(client: httpx.Client, path: str) -> bool:
 @pytest.mark.parametrize(
     ("name", "fault", "path", "checks"),
     [
-        ("postgres", "stop", CALL, {"database"}),
-        ("postgres", "kill", TASK, {"database"}),
-        ("postgres", "pause", TASK, {"database"}),
+        ("postgres", "stop", CALL, {"database", "outbox"}),
+        ("postgres", "kill", TASK, {"database", "outbox"}),
+        ("postgres", "pause", TASK, {"database", "outbox"}),
         ("rabbitmq", "stop", CALL, {"broker", "calls"}),
-        ("rabbitmq", "kill", TASK, {"broker", "calls"}),
-        ("rabbitmq", "pause", TASK, {"broker", "calls"}),
     ],
 )
 def test_without_a_server_requests_get_a_503_and_afterwards_all_is_well(
@@ -72,6 +70,36 @@ def test_without_a_server_requests_get_a_503_and_afterwards_all_is_well(
     finally:
         server.start()
     assert eventually(lambda: works(client, path), timeout_seconds=60)
+
+
+@pytest.mark.parametrize("fault", ["stop", "kill", "pause"])
+def test_without_the_broker_tasks_are_accepted_and_done_when_it_is_back(
+    rabbitmq: RabbitMQ, client: httpx.Client, fault: str
+) -> None:
+    assert eventually(lambda: works(client, TASK), timeout_seconds=60)
+    hurt(rabbitmq, fault)
+    try:
+        eventually(lambda: unwell(client) == (503, {"broker", "calls"}), timeout_seconds=20)
+        task_ids = []
+        for number in range(5):
+            answer = client.post(TASK, json={"payload": number, "description": "square"})
+            assert answer.status_code == 202, answer.text
+            task_ids.append(answer.json()["task_id"])
+        for task_id in task_ids:
+            told = client.get(f"{TASK}/{task_id}").json()
+            assert told["task_status"] == "Processing"
+            record = client.get(f"{API}/database/records/{task_id}")
+            assert record.status_code == 200, record.text
+            assert record.json()["task_status"] == "Processing"
+    finally:
+        rabbitmq.start()
+
+    def outcomes() -> list[int]:
+        told = [client.get(f"{TASK}/{task_id}").json() for task_id in task_ids]
+        return [each["outcome"]["output"] for each in told]
+
+    assert eventually(outcomes, timeout_seconds=90) == [0, 1, 4, 9, 16]
+    assert eventually(lambda: works(client, TASK), timeout_seconds=60)
 
 
 @pytest.mark.parametrize("path", [CALL, TASK])

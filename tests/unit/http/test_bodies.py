@@ -33,6 +33,33 @@ def test_what_is_no_json_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "name"),
+    [
+        (b'{"a": 1, "a": 1}', "a"),
+        (b'{"a": 1, "\\u0061": 2}', "a"),
+        (b'[{"a": {"b": [{"c:": 1, "d": 2, "c:": 3}]}}]', "c:"),
+        # What an escape adds makes up for what the name takes away.
+        (b'{"a": 1, "a": "\\u003a"}', "a"),
+    ],
+)
+def test_a_name_that_stands_twice_in_one_object_is_refused(body: bytes, name: str) -> None:
+    with pytest.raises(Malformed, match=f"the name '{name}' twice"):
+        check_json(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'[{"a": 1}, {"a": 2}, {"b": {"a": 3}, "a": 4}]',
+        b'{"a": "b: c", "b": ":::", "::": "\\u003a", "\\u003a": 1e3}',
+        b'{"a": "\\/\\n\\t: \xc3\xa9", "\xc3\xa9": 100000000000000000000000}',
+    ],
+)
+def test_names_of_different_objects_and_colons_in_texts_are_no_twins(body: bytes) -> None:
+    check_json(body)
+
+
+@pytest.mark.parametrize(
     ("body", "pointer"),
     [
         (b'"\\u0000"', ""),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from mainstay.errors import Malformed
@@ -22,21 +24,34 @@ def test_addresses_that_several_proxies_added_are_one_list() -> None:
     assert headers.fault is None
 
 
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [(None, "30.0"), (b"5", "5"), (b"0", "0"), (b"60", "30.0"), (b"-1", "30.0"), (b"nan", "30.0")],
-)
-def test_a_caller_may_only_shorten_the_time(asked: bytes | None, expected: str) -> None:
+def test_a_context_is_read_from_its_headers() -> None:
+    trace, span = "a" * 32, "b" * 16
+    raw = [
+        (b"x-request-id", b"r-1"),
+        (b"traceparent", f"00-{trace}-{span}-00".encode()),
+        (b"tracestate", b"x=1"),
+    ]
+    context = Headers(raw).context(None)
+    assert (context.correlation_id, context.trace_id, context.parent_id) == ("r-1", trace, span)
+    assert (context.sampled, context.tracestate, context.deadline) == (False, "x=1", None)
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(None, 30), (b"60", 30), (b"5", 5)])
+def test_a_caller_may_only_shorten_the_time(asked: bytes | None, granted: float) -> None:
     headers = Headers([] if asked is None else [(b"x-timeout-seconds", asked)])
-    headers.bound_timeout(30.0, b"30.0")
-    assert headers.get("x-timeout-seconds") == expected
+    before = time.monotonic()
+    deadline = headers.context(30).deadline
+    assert deadline is not None
+    assert before + granted <= deadline <= time.monotonic() + granted
 
 
-@pytest.mark.parametrize(("asked", "expected"), [(b"60", None), (b"5", "5")])
-def test_who_asks_for_an_event_stream_gets_no_more_time(asked: bytes, expected: str | None) -> None:
-    headers = Headers([(b"accept", b"text/event-stream"), (b"x-timeout-seconds", asked)])
-    headers.bound_timeout(30.0, b"30.0")
-    assert headers.get("x-timeout-seconds") == expected
+@pytest.mark.parametrize(("asked", "has_deadline"), [(None, False), (b"60", False), (b"5", True)])
+def test_who_asks_for_an_event_stream_gets_no_more_time(
+    asked: bytes | None, has_deadline: bool
+) -> None:
+    raw = [(b"accept", b"text/event-stream, */*")]
+    headers = Headers(raw if asked is None else [*raw, (b"x-timeout-seconds", asked)])
+    assert (headers.context(30).deadline is not None) == has_deadline
 
 
 @pytest.mark.parametrize(
@@ -44,7 +59,6 @@ def test_who_asks_for_an_event_stream_gets_no_more_time(asked: bytes, expected: 
 )
 def test_some_headers_may_come_once(name: bytes) -> None:
     headers = Headers([(name, b"a"), (name, b"a")])
-    headers.bound_timeout(30.0, b"30.0")
     assert isinstance(headers.fault, Malformed)
 
 
@@ -55,5 +69,6 @@ def test_a_length_beside_chunks_is_a_fault() -> None:
 
 def test_headers_are_read_up_to_a_limit() -> None:
     assert isinstance(Headers([(b"x", b"a" * 40_000)]).fault, HeadersTooLarge)
+    assert isinstance(Headers([(b"x" * 40_000, b"a")]).fault, HeadersTooLarge)
     assert isinstance(Headers([(b"x", b"a")] * 101).fault, HeadersTooLarge)
     assert Headers([(b"x-%d" % number, b"a") for number in range(100)]).fault is None

@@ -20,8 +20,16 @@ def line(*, alone: bool = False, **given: Any) -> tuple[str, ...]:
     return command(process, host="127.0.0.1", state=Path("/state"), grace_seconds=25, alone=alone)
 
 
-def test_an_http_process_is_served_by_uvicorn_and_logs_as_the_service_does() -> None:
-    found = line(kind="http", target="data.api:app", port=8000, workers=2)
+def test_the_server_of_an_http_process_is_the_one_that_its_target_is_made_for() -> None:
+    found = line(kind="http", target="data.api:app", port=8000, workers=2, options=("--a", "b"))
+    assert found[:6] == (*START, "data.api:app", "--", "mainstay.processes.serve")
+    assert " ".join(found[6:]) == (
+        "data.api:app --host 127.0.0.1 --port 8000 --workers 2 --grace 25 --a b"
+    )
+
+
+def test_uvicorn_logs_as_the_service_does() -> None:
+    found = line(kind="http", target="data.api:app", port=8000, workers=2, server="uvicorn")
     assert found[:6] == (*START, "data.api:app", "--", "uvicorn")
     text = " ".join(found)
     assert "--host 127.0.0.1 --port 8000 --workers 2" in text
@@ -32,15 +40,16 @@ def test_an_http_process_is_served_by_uvicorn_and_logs_as_the_service_does() -> 
 
 
 def test_a_lone_uvicorn_leaves_the_word_to_the_service() -> None:
-    text = " ".join(line(kind="http", target="data.api:app", port=8000))
+    text = " ".join(line(kind="http", target="data.api:app", port=8000, server="uvicorn"))
     assert "--log-level warning" in text
-    several = line(kind="http", target="data.api:app", port=8000, workers=2)
+    several = line(kind="http", target="data.api:app", port=8000, workers=2, server="uvicorn")
     assert "--log-level" not in several
 
 
-def test_a_wsgi_application_is_served_by_granian() -> None:
+def test_granian_is_served_with_the_services_life_around_it() -> None:
     found = line(kind="http", target="books.api:app", port=8001, server="granian")
-    assert found[5:9] == ("granian", "books.api:app", "--interface", "wsgi")
+    assert found[5:7] == ("mainstay.http.granian", "books.api:app")
+    assert "--port 8001 --workers 1 --grace 25" in " ".join(found)
 
 
 def test_a_worker_is_celerys_own_command_line_with_what_is_added() -> None:
@@ -62,9 +71,14 @@ def test_beat_keeps_its_schedule_with_the_state() -> None:
     assert found[-2:] == ("--schedule", "/state/schedule")
 
 
-@pytest.mark.parametrize("kind", ["rpc", "relay", "events", "loop"])
+@pytest.mark.parametrize("kind", ["rpc", "events", "loop"])
 def test_a_process_with_a_loop_of_its_own_is_a_function_that_is_called(kind: str) -> None:
     assert line(kind=kind, target="data.rpc:serve") == (*START, "data.rpc:serve")
+
+
+def test_a_relay_is_told_whose_outbox_it_is() -> None:
+    found = line(kind="relay", target="data.service:service")
+    assert found == (*START, "data.service:service", "--", "mainstay.processes.relay", found[3])
 
 
 def test_a_command_stands_for_a_target() -> None:

@@ -44,3 +44,10 @@ def test_a_life_goes_on(old: TaskStatus, new: TaskStatus) -> None:
 )
 def test_a_life_never_goes_back(old: TaskStatus, new: TaskStatus) -> None:
     assert not is_newer(new, old)
+
+
+def test_a_delivery_that_was_taken_over_says_nothing_any_more() -> None:
+    mine = TaskStatus(id="1", state=State.STARTED, attempts=1, epoch=2)
+    for state in (State.PROGRESS, State.FAILURE, State.SUCCESS):
+        assert not is_newer(TaskStatus(id="1", state=state, attempts=1, epoch=1), mine)
+        assert is_newer(TaskStatus(id="1", state=state, attempts=1, epoch=2), mine)

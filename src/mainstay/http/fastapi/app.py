@@ -14,18 +14,20 @@ from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from mainstay.config import Settings
-from mainstay.errors import Misconfigured
-from mainstay.http import asgi
+from mainstay.http import asgi, cors
 from mainstay.http.connections import limit_connections
 from mainstay.http.draining import drain_on_sigterm
 from mainstay.http.fastapi import docs, errors, routes
 from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
 from mainstay.http.fastapi.work import Replay, replayed
+from mainstay.http.stores import service_of, shared_counts, store_of
+from mainstay.http.tokens import check_keys
 from mainstay.http.wire import ASGIApp
 from mainstay.idempotency import Store
-from mainstay.limits import Counts, RateLimits, Rule
+from mainstay.limits import RateLimits, Rule
 from mainstay.service import Service
 
 __all__ = ["create_app"]
@@ -39,14 +41,6 @@ _NO_TELEMETRY: dict[str, Any] = {
     "operation_spans": False,
     "auto_configure": False,
 }
-_ASKED_HEADERS = (
-    "Authorization", "Idempotency-Key", "If-Match", "If-None-Match", "Last-Event-ID",
-    "Traceparent", "Tracestate", "X-Correlation-ID", "X-Request-ID",
-)  # fmt: skip
-_SHOWN_HEADERS = (
-    "ETag", "Idempotency-Replayed", "Location", "RateLimit", "RateLimit-Policy", "Retry-After",
-    "X-Correlation-ID", "X-Record-ID",
-)  # fmt: skip
 
 
 def create_app(
@@ -87,13 +81,9 @@ def create_app(
     Raises:
         Misconfigured: The settings do not fit; the message names each of them.
     """
-    service = Service.of(service)
+    service = service_of(service)
     settings = service.settings
-    if settings.auth_required and not service.tokens.can_verify:
-        raise Misconfigured(
-            "every request needs a token, and there is no key to verify one with: set one of "
-            "JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL, or APP_AUTH_REQUIRED=false"
-        )
+    check_keys(service)
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
     app = _Application(
         title=title or service.name,
@@ -118,8 +108,8 @@ def create_app(
         in_flight_limit=in_flight_limit,
         socket_limit=socket_limit,
         rate=rule,
-        limits=rate_limits or RateLimits(_counts(service)),
-        idempotency=idempotency_store or _store(service),
+        limits=rate_limits or RateLimits(shared_counts(service)),
+        idempotency=idempotency_store or store_of(service),
         middleware=_cors(settings.cors_allow_origins) if settings.cors_allow_origins else None,
     )
     app.stations = asgi.Edge(partial(FastAPI.__call__, app), service, rules)
@@ -133,6 +123,14 @@ class _Application(FastAPI):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         await self.stations(scope, receive, send)
+
+    def build_middleware_stack(self) -> Any:
+        # The outermost layer answers what nobody else has answered, and so do the stations: twice
+        # is once too many, and costs two more calls for every message of every answer.
+        stack = super().build_middleware_stack()
+        if isinstance(stack, ServerErrorMiddleware) and stack.handler is errors.of_anything:
+            return stack.app
+        return stack
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -176,39 +174,9 @@ def _cors(origins: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:
         return CORSMiddleware(
             app,
             allow_origins=origins,
-            allow_methods=("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"),
-            allow_headers=_ASKED_HEADERS,
-            expose_headers=_SHOWN_HEADERS,
+            allow_methods=cors.METHODS,
+            allow_headers=cors.ASKED_HEADERS,
+            expose_headers=cors.SHOWN_HEADERS,
         )
 
     return wrap
-
-
-def _counts(service: Service) -> Counts | None:
-    """Return counts that all processes share, where there is a Redis to keep them in."""
-    if service.settings.redis_url is None:
-        return None
-    from mainstay.resources.redis import Redis
-    from mainstay.resources.redis.limits import RedisCounts
-
-    # Without it requests are counted here: it alone makes no service unhealthy.
-    redis = service.find(Redis) or service.hold(Redis(optional=True))
-    return RedisCounts(redis, prefix=f"{service.name}:limits")
-
-
-def _store(service: Service) -> Store[Any] | None:
-    """Return the store that the settings name, if the service holds what it needs."""
-    settings = service.settings
-    ttl_seconds = settings.idempotency_ttl_seconds
-    if settings.idempotency_store == "database" and "database" in service.resources:
-        from mainstay.resources.sqlalchemy import Database
-        from mainstay.resources.sqlalchemy.idempotency import DatabaseStore
-
-        return DatabaseStore(service.resource(Database), ttl_seconds=ttl_seconds)
-    if settings.idempotency_store == "redis" and settings.redis_url is not None:
-        from mainstay.resources.redis import Redis
-        from mainstay.resources.redis.idempotency import RedisStore
-
-        redis = service.find(Redis) or service.hold(Redis())
-        return RedisStore(redis, ttl_seconds=ttl_seconds)
-    return None

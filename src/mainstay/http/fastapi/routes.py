@@ -6,27 +6,24 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from mainstay import limits, monitor
 from mainstay.errors import NotFound
+from mainstay.http import own
 from mainstay.http.asgi import ENTRY
 from mainstay.http.entry import BODY_LIMIT, HttpEntry
 from mainstay.http.fastapi import errors
+from mainstay.http.problems import not_allowed
 from mainstay.http.wire import ASGIApp, Receive, Scope, Send
 
 if TYPE_CHECKING:
     from mainstay.service import Service
 
-__all__ = ["QUIET_PATHS", "body_limit", "keys", "machines", "rate_limit", "readable"]
+__all__ = ["QUIET_PATHS", "body_limit", "keys", "machines", "rate_limit", "served"]
 
 QUIET_PATHS = monitor.PATHS
-
-_READING = "GET, HEAD, OPTIONS"
-_KEYS_TYPE = "application/jwk-set+json"  # RFC 7517, 8.5
-_KEYS_SECONDS = 300
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., object])
 
@@ -37,49 +34,48 @@ def machines(service: Service) -> dict[str, ASGIApp]:
     They pass no route and no dependency and ask on threads of their own, so they answer also when
     everything that serves requests is busy.
     """
-    is_shown = service.settings.metrics_enabled
-    paths = monitor.PATHS if is_shown else monitor.PATHS - {"/metrics"}
-    return {path: readable(partial(_asked, service, path)) for path in paths}
+    return {path: _readable(partial(_asked, service, path)) for path in own.machine_paths(service)}
 
 
-async def _asked(service: Service, path: str) -> Response:
+async def _asked(service: Service, path: str, _: Request) -> Response:
     answer = await monitor.aanswer(service, path)
     if answer is None:
         raise NotFound(f"there is nothing at {path}")
-    headers = {"cache-control": "no-store", "content-type": answer.content_type}
-    return Response(answer.body, answer.status, headers)
+    return _response(own.reply_of(answer))
 
 
 def keys(service: Service) -> dict[str, ASGIApp]:
-    """Return the answer to `/.well-known/jwks.json`, where tokens are signed with a private key:
-    with its public half, others verify them.
-    """
-    if service.settings.jwt_private_key is None:
-        return {}
-
-    async def jwks() -> Response:
-        headers = {"cache-control": f"public, max-age={_KEYS_SECONDS}", "content-type": _KEYS_TYPE}
-        return Response(orjson.dumps(service.tokens.jwks()), headers=headers)
-
-    return {"/.well-known/jwks.json": readable(jwks)}
+    """Return the answer to `/.well-known/jwks.json`, where there are keys to publish."""
+    return {path: served(answering) for path, answering in own.keys(service).items()}
 
 
-def readable(answer: Callable[[], Awaitable[Response]]) -> ASGIApp:
-    """Make an application of *answer*, for GET and HEAD."""
+def served(answering: own.Answering) -> ASGIApp:
+    """Make an application of *answering*, for GET and HEAD."""
 
+    async def answer(request: Request) -> Response:
+        return _response(answering(request.headers.get("accept-encoding", "")))
+
+    return _readable(answer)
+
+
+def _readable(answer: Callable[[Request], Awaitable[Response]]) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             response = None
         elif scope["method"] == "GET":
-            response = await answer()
+            response = await answer(Request(scope))
         elif scope["method"] == "OPTIONS":
-            response = Response(status_code=204, headers={"allow": _READING})
+            response = Response(status_code=204, headers={"allow": own.READING})
         else:
-            response = errors.respond(Request(scope), errors.not_allowed(_READING))
+            response = errors.respond(Request(scope), not_allowed(own.READING))
         if response is not None:
             await response(scope, receive, send)
 
     return app
+
+
+def _response(reply: own.Reply) -> Response:
+    return Response(reply.body, reply.status, reply.headers)
 
 
 def body_limit(limit_bytes: int) -> Callable[[Endpoint], Endpoint]:

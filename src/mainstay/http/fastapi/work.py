@@ -18,7 +18,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from mainstay import context as contexts
-from mainstay import idempotency
+from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
 from mainstay.http.asgi import ENTRY
 from mainstay.http.entry import HttpEntry
@@ -53,7 +53,9 @@ class Work:
         self._service = service
         self._session: AsyncSession | None = None
         self._keeps = False
-        self._sent = 0
+        self._is_answered = False
+        self._has_sent = False
+        self._named = 0
         self._endings: set[asyncio.Future[Any]] = set()
         self._id = uuid.uuid5(_NAMESPACE, scope) if scope else uuid.uuid4()
 
@@ -68,8 +70,8 @@ class Work:
     def session(self) -> AsyncSession:
         """The session of this work. It takes a connection with its first statement.
 
-        POST, PUT, PATCH and DELETE are committed when they are answered below 400; whatever else
-        is left uncommitted is rolled back.
+        POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
+        answered below 400; whatever else is left uncommitted is rolled back.
 
         Raises:
             Misconfigured: The service holds no database.
@@ -98,11 +100,13 @@ class Work:
         if self._session is not None:
             with _translated(committing=True):
                 await self._to_its_end(self._session.commit())
+            self._has_sent = False
 
     async def rollback(self) -> None:
         """Undo what was done since the last commit, and give the connection back."""
         if self._session is not None:
             await self._session.rollback()
+            self._has_sent = False
 
     def keep(self) -> None:
         """Commit also when the answer is an error: for what must be remembered of a failure."""
@@ -142,22 +146,42 @@ class Work:
         )
 
     async def send(self, task: Any, /, *args: Any, **kwargs: Any) -> str:
-        """Send *task* and return its id, once the broker has confirmed it.
+        """Send *task* as a part of this work, and return its id.
 
-        It is sent now, before the commit: a request that answers "accepted" has been accepted. Its
-        id is this work's own, so a request that is tried again under its `Idempotency-Key` sends
-        the same task again, and a worker does that once.
+        It is written into the service's outbox and leaves with the commit, so a request that is
+        answered "accepted" has been accepted, whatever dies then, and one that fails has sent
+        nothing. In a WebSocket, which is not answered, commit it: ``await w.commit()``.
+
+        A service without a database sends it now, under an id that is this work's own: a request
+        that is tried again under its `Idempotency-Key` sends the same task again.
 
         Raises:
-            Unavailable: The broker did not accept it, or did not say so.
+            Overloaded: More messages wait in the outbox than may.
+            Unavailable: Without a database: the broker did not accept it, or did not say so.
         """
         sender: Sender = self._held(Sender, "sends a task", "a service with a Celery application")
-        return await sender.asend(task, *args, task_id=self._next_id(), **kwargs)
+        if not self._has_outbox:
+            return await sender.asend(task, *args, task_id=self._next_id(), **kwargs)
+        if self._is_answered:
+            raise RuntimeError(
+                "the request was answered, and its work committed: send in a session of its own, "
+                "async with database.asession() as session: await asend(task, session=session)"
+            )
+        session = self.session
+        id = str(uuid.uuid4())
+        await sender.asend(task, *args, task_id=id, session=session, **kwargs)
+        self._has_sent = True
+        return id
+
+    @property
+    def _has_outbox(self) -> bool:
+        database = self._service.resources.get("database")
+        return database is not None and database.is_named
 
     def _next_id(self) -> str:
         """The first is the work's own, so that an author can name it before it is sent."""
-        self._sent += 1
-        return self.id if self._sent == 1 else str(uuid.uuid5(self._id, str(self._sent)))
+        self._named += 1
+        return self.id if self._named == 1 else str(uuid.uuid5(self._id, str(self._named)))
 
     def _held(self, kind: type[Any], does: str, example: str) -> Any:
         for resource in self._service.resources.values():
@@ -166,6 +190,7 @@ class Work:
         raise Misconfigured(f"the service holds nothing that {does}: it needs {example}")
 
     async def _settle(self, *, keeps: bool) -> None:
+        self._is_answered = True
         if self._session is None:
             return
         if keeps or self._keeps:
@@ -173,6 +198,7 @@ class Work:
         else:
             # The connection goes back before the answer leaves, however slowly it is read.
             await self._session.close()
+            self._has_sent = False
 
     async def _to_its_end(self, ending: Coroutine[Any, Any, T]) -> T:
         """Await what must not stop half-way, also when the client goes away or the time is up."""
@@ -289,10 +315,12 @@ class _Unit:
         self.entry = entry
 
     async def settle(self, status: int, headers: RawHeaders, body: bytes | None) -> None:
-        changes = self.entry.method not in _SAFE_METHODS
+        changes = self.entry.method not in _SAFE_METHODS or self.work._has_sent
         await self.work._settle(keeps=changes and status < 400)
 
     async def close(self, error: BaseException | None) -> None:
+        if error is None and self.work._has_sent:
+            _logger.warning("a task was sent in work that was never committed: it does not leave")
         await self.work._close()
 
 
@@ -343,6 +371,7 @@ class _KeyedUnit(_Unit):
             given_up = error or RuntimeError("the handler gave no answer")
             with suppress(BaseException):  # it comes back when the key is free
                 await self.work._to_its_end(_advance(steps, lambda steps: steps.throw(given_up)))
+        failpoints.reach("keys.after_answer")
         await super().close(error)
 
     def _session(self) -> AsyncSession | None:

@@ -32,6 +32,8 @@ class MemoryStore:
         clock: Seconds that only grow.
     """
 
+    is_beside_effect = False
+
     def __init__(
         self, *, ttl_seconds: float = 86_400.0, clock: Callable[[], float] = time.monotonic
     ) -> None:

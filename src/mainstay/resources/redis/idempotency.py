@@ -1,9 +1,11 @@
 """Idempotency keys in Redis, for services without a database; a weaker promise.
 
-The effect is somewhere else, so it and its answer are not one transaction: a process that dies
-after the effect and before the answer is stored does the work again once its lease has ended. What
-Redis forgets (an eviction, the last second before a power cut) is done again too. While everything
-lives, twins are told apart as they are anywhere else.
+The effect is somewhere else, so it and its answer are not one transaction. The effect is committed
+first: nothing that was answered is ever missing, and a process that dies before the answer is
+stored does the work again once its lease has ended. What Redis forgets (an eviction, the last
+second before a power cut) is done again too. While everything lives, twins are told apart as they
+are anywhere else; and the calls that the work makes have ids made of the key, so a server that
+gets one twice does it once.
 """
 
 from __future__ import annotations
@@ -63,6 +65,8 @@ class RedisStore:
         redis: The service's Redis.
         ttl_seconds: How long an answer is given again; Redis forgets it by itself.
     """
+
+    is_beside_effect = False
 
     def __init__(self, redis: Redis, *, ttl_seconds: float = 86_400.0) -> None:
         self._redis = redis

@@ -5,5 +5,6 @@ from mainstay.extras import require
 require("sqlalchemy", extra="sqlalchemy")
 
 from mainstay.resources.sqlalchemy.database import Database  # noqa: E402 - the extra is checked first
+from mainstay.resources.sqlalchemy.inbox import first_time  # noqa: E402 - likewise
 
-__all__ = ["Database"]
+__all__ = ["Database", "first_time"]

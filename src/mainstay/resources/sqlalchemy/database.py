@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -20,12 +20,13 @@ from mainstay.health import Check
 from mainstay.resources.sqlalchemy import engines
 from mainstay.resources.sqlalchemy.engines import READ_ONLY, Limits
 from mainstay.resources.sqlalchemy.failures import translated
+from mainstay.resources.sqlalchemy.presence import Presence
 from mainstay.service import Resource
 
 if TYPE_CHECKING:
     from mainstay.traces import Traces
 
-__all__ = ["Database", "SchemaBehind"]
+__all__ = ["Database", "SchemaBehind", "let_go"]
 
 
 E = TypeVar("E", Engine, AsyncEngine)
@@ -72,7 +73,7 @@ class Database(Resource):
         self._lock_timeout = lock_timeout_seconds
         self._idle_timeout = idle_in_transaction_timeout_seconds
         self._is_at_head = False
-        self._open = _Open()
+        self._open = _Open(self.ping)
 
     @property
     def is_named(self) -> bool:
@@ -166,6 +167,26 @@ class Database(Resource):
             async with bind.begin() as connection:
                 yield connection
 
+    def apart(self, *, idle_in_transaction_seconds: float | None = None) -> Connection:
+        """Open a connection to look or to listen, whose every statement stands for itself; the
+        caller closes it. On PostgreSQL it is in no pool, so it can be had when that is exhausted.
+
+        Args:
+            idle_in_transaction_seconds: The database's own by default.
+
+        Raises:
+            Retry: The database does not answer, or not now.
+        """
+        if self.engine.dialect.name != "postgresql":
+            return self._views.reading_at_once.connect()
+        engine = self._engine_of_its_own()
+        if idle_in_transaction_seconds is not None:
+            limits = replace(
+                self._limits(), idle_in_transaction_timeout=idle_in_transaction_seconds
+            )
+            engine = engines.ping_engine(self.url, limits)
+        return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+
     def ping(self) -> Mapping[str, object] | None:
         engine = self._engine_of_its_own()
         with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
@@ -182,7 +203,8 @@ class Database(Resource):
         Connections of an event loop that runs are closed by it a little later: there,
         :meth:`aclose` is the better way.
         """
-        closing, self._open = self._here(), _Open()
+        closing, self._open = self._here(), _Open(self.ping)
+        closing.presence.close()
         if closing.views is not None:
             closing.views.whole.dispose()
         for loop, views in closing.async_views.items():
@@ -201,7 +223,11 @@ class Database(Resource):
             with open_.lock:
                 if open_.views is None:
                     made = engines.engine(
-                        self.url, self._limits(), echo=self._echo(), traces=self._traces()
+                        self.url,
+                        self._limits(),
+                        open_.presence,
+                        echo=self._echo(),
+                        traces=self._traces(),
                     )
                     open_.views = _Views(made, made.name)
         return open_.views
@@ -213,7 +239,11 @@ class Database(Resource):
         views = open_.async_views.get(loop)
         if views is None:  # nobody else makes this loop's
             made = engines.async_engine(
-                self.async_url, self._limits(), echo=self._echo(), traces=self._traces()
+                self.async_url,
+                self._limits(),
+                open_.presence,
+                echo=self._echo(),
+                traces=self._traces(),
             )
             views = _Views(made, made.name)
             with open_.lock:
@@ -244,7 +274,7 @@ class Database(Resource):
         """What this process has open; what a parent had is forgotten, not closed."""
         inherited = self._open
         if inherited.pid != os.getpid():
-            self._open = _Open()
+            self._open = _Open(self.ping)
             inherited.forget()
         return self._open
 
@@ -279,8 +309,9 @@ class _Open:
     have been held by a thread that did not survive the fork.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ping: Callable[[], object]) -> None:
         self.pid = os.getpid()
+        self.presence = Presence(ping)
         self.lock = threading.Lock()
         self.views: _Views[Engine] | None = None
         self.ping_engine: Engine | None = None
@@ -314,6 +345,14 @@ class _Views(Generic[E]):
         self.reading: E = engine.execution_options(**reading)
         self.at_once: E = engine.execution_options(**at_once)
         self.reading_at_once: E = self.at_once if at_once else self.reading
+
+
+def let_go(connection: Connection | None) -> None:
+    """End a connection that came from :meth:`Database.apart`, whatever state it is in."""
+    if connection is not None:
+        with suppress(Exception):
+            connection.invalidate()
+            connection.close()
 
 
 def _close_on(loop: asyncio.AbstractEventLoop, engine: AsyncEngine) -> None:

@@ -13,7 +13,8 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 from mainstay.errors import Unavailable
 from mainstay.resources.sqlalchemy import asyncpg, json, silence, spans
-from mainstay.resources.sqlalchemy.failures import unreachable
+from mainstay.resources.sqlalchemy.failures import sqlstate, unreachable
+from mainstay.resources.sqlalchemy.presence import Presence
 from mainstay.resources.sqlalchemy.tables import SCHEMA
 
 if TYPE_CHECKING:
@@ -70,19 +71,31 @@ class Limits:
         return self.statement_timeout + 1.0 if self.statement_timeout else None
 
 
-def engine(url: str, limits: Limits, *, echo: bool = False, traces: Traces | None = None) -> Engine:
+def engine(
+    url: str,
+    limits: Limits,
+    presence: Presence,
+    *,
+    echo: bool = False,
+    traces: Traces | None = None,
+) -> Engine:
     """Make the engine of blocking code; it connects on first use."""
     address = make_url(url)
     made = create_engine(
         address, connect_args=_connect_args(address, limits), echo=echo, **_pool(address, limits)
     )
-    _listen(made, limits)
-    _listen_in_use(made, traces)
+    _listen(made, limits, presence)
+    _listen_in_use(made, presence, traces)
     return made
 
 
 def async_engine(
-    url: str, limits: Limits, *, echo: bool = False, traces: Traces | None = None
+    url: str,
+    limits: Limits,
+    presence: Presence,
+    *,
+    echo: bool = False,
+    traces: Traces | None = None,
 ) -> AsyncEngine:
     """Make the engine of one event loop; it connects on first use."""
     address = make_url(url)
@@ -97,8 +110,8 @@ def async_engine(
     made = create_async_engine(
         address, connect_args=connect_args, echo=echo, **_pool(address, limits)
     )
-    _listen(made.sync_engine, limits)
-    _listen_in_use(made.sync_engine, traces)
+    _listen(made.sync_engine, limits, presence)
+    _listen_in_use(made.sync_engine, presence, traces)
     return made
 
 
@@ -108,7 +121,7 @@ def ping_engine(url: str, limits: Limits) -> Engine:
     made = create_engine(
         address, connect_args=_connect_args(address, limits), poolclass=NullPool, **_ALWAYS
     )
-    _listen(made, limits)
+    _listen(made, limits, None)
     return made
 
 
@@ -169,25 +182,29 @@ def _connect_args(address: URL, limits: Limits) -> dict[str, Any]:
             return {"check_same_thread": False, "timeout": limits.lock_timeout}
 
 
-def _listen(made: Engine, limits: Limits) -> None:
-    event.listen(made, "do_connect", _connector(made, limits))
+def _listen(made: Engine, limits: Limits, presence: Presence | None) -> None:
+    event.listen(made, "do_connect", _connector(made, limits, presence))
     if made.dialect.driver == "asyncpg":
         event.listen(made, "handle_error", _on_error)
+    if made.dialect.driver == "psycopg":
+        event.listen(made, "handle_error", _on_set_up)
     if made.dialect.name == "sqlite":
         event.listen(made, "connect", _prepare_sqlite)
         event.listen(made, "begin", _begin_sqlite)
 
 
-def _listen_in_use(made: Engine, traces: Traces | None) -> None:
-    silence.listen(made)
+def _listen_in_use(made: Engine, presence: Presence, traces: Traces | None) -> None:
+    silence.listen(made, presence)
     if traces is not None:
         spans.listen(made, traces)
 
 
-def _connector(made: Engine, limits: Limits) -> Callable[..., DBAPIConnection]:
+def _connector(
+    made: Engine, limits: Limits, presence: Presence | None
+) -> Callable[..., DBAPIConnection]:
     connect: Callable[..., Any] = made.dialect.connect
     if made.dialect.driver == "psycopg":
-        connect = silence.bounded_connection(limits.answer_timeout).connect
+        connect = silence.bounded_connection(limits.answer_timeout, presence).connect
 
     def connected(
         dialect: Dialect,
@@ -195,6 +212,8 @@ def _connector(made: Engine, limits: Limits) -> Callable[..., DBAPIConnection]:
         cargs: tuple[Any, ...],
         cparams: dict[str, Any],
     ) -> DBAPIConnection:
+        if presence is not None and presence.is_lost:
+            cparams = silence.hurried(made, presence, cparams)
         try:
             connection: DBAPIConnection = connect(*cargs, **cparams)
         except Exception as error:
@@ -221,6 +240,15 @@ def _on_error(context: ExceptionContext) -> None:
         silence.end(context.connection.connection)
     said = "does not answer" if isinstance(error, TimeoutError) else "closed the connection"
     raise Unavailable(f"the database {said}: try again") from error
+
+
+def _on_set_up(context: ExceptionContext) -> None:
+    """Answer for a connection that breaks before anybody has it, while SQLAlchemy asks on it what
+    the server can: to psycopg that is an error like another.
+    """
+    error = context.original_exception
+    if context.connection is None and not context.is_pre_ping and not sqlstate(error):
+        raise unreachable(error) from error
 
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:

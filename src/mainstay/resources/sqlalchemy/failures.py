@@ -47,6 +47,10 @@ _SQLITE_CONDITIONS = {
 }
 _REFUSED_LOGINS = {"28000", "28P01"}
 _NO_DATABASE = "3D000"
+_UNKNOWN = (
+    "the database closed the connection during the commit: it is unknown whether the changes were "
+    "kept"
+)
 # libpq tells no SQLSTATE for a connection that it did not get, so there a server that speaks
 # English is understood better than others.
 _SAID = {
@@ -110,11 +114,13 @@ def translated(*, committing: bool = False) -> Iterator[None]:
         if answer is None:
             raise
         if committing and isinstance(error, DBAPIError) and error.connection_invalidated:
-            answer = Disconnected(
-                "the database closed the connection during the commit: it is unknown whether "
-                "the changes were kept"
-            )
+            answer = Disconnected(_UNKNOWN)
         raise answer from error
+    except Unavailable as error:
+        # A connection that asyncpg broke, or that kept silent, was told of where it happened.
+        if committing and not isinstance(error, NotConnected | Disconnected):
+            raise Disconnected(_UNKNOWN) from error
+        raise
 
 
 def _of_sqlite(error: DBAPIError) -> str | None:

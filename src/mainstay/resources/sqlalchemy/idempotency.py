@@ -73,6 +73,8 @@ class DatabaseStore:
         ttl_seconds: How long an answer is given again.
     """
 
+    is_beside_effect = True
+
     def __init__(self, database: Database, *, ttl_seconds: float = 86_400.0) -> None:
         self._database = database
         self._ttl_seconds = ttl_seconds

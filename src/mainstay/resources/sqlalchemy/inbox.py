@@ -9,19 +9,23 @@ So the id of what is done is a row in the database of its effect. There are thre
 `deduplicated`   the same on PostgreSQL; on SQLite, where a           the default for tasks
                  transaction would hold the only write lock for as
                  long as the work takes, the row last
-`claim` …        a claim that is committed by itself, with an epoch   for work that commits more
-`finish`         that every later commit of the work shows            than once: the newest
+`claim`, then    a claim that is committed by itself, with an epoch   for work that commits more
+`fenced`         that every later commit of the work shows            than once: the newest
                                                                       delivery wins, an older one
                                                                       is `Fenced`
 ================ ==================================================== ============================
+
+Work that commits more than once says with `first_time` which of its steps a commit holds, so that
+the delivery that takes it over goes on where the other one ended.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
@@ -38,8 +42,12 @@ __all__ = [
     "aonce",
     "claim",
     "deduplicated",
+    "fenced",
     "finish",
+    "first_time",
     "hold",
+    "identity",
+    "is_taken_over",
     "once",
     "purge",
 ]
@@ -74,7 +82,12 @@ _FINISH = Statement(
     returning 1
     """
 )
+_NEWER = Statement("select 1 from {inbox} where id = :id and epoch > :epoch")
 _PURGE = Statement("delete from {inbox} where claimed_at <= :before+seconds returning 1")
+
+_ID_CHARACTERS = 255
+# Where a session keeps what identifies the fenced work that it is used for.
+_WORK = "mainstay_work"
 
 
 def once(session: Session, id: str) -> None:
@@ -151,6 +164,55 @@ def hold(session: Session, id: str, epoch: int) -> None:
     _expect(_HOLD, session.connection(), id, epoch)
 
 
+@contextmanager
+def fenced(session: Session, id: str, epoch: int) -> Iterator[None]:
+    """Have each commit inside show the claim; what is left to commit at the end says *id* is done.
+
+    Raises:
+        Fenced: A newer delivery has claimed it: roll back.
+    """
+
+    def show(session: Session) -> None:
+        hold(session, id, epoch)
+
+    event.listen(session, "before_commit", show)
+    session.info[_WORK] = id
+    try:
+        yield
+        finish(session, id, epoch)
+    finally:
+        del session.info[_WORK]
+        event.remove(session, "before_commit", show)
+
+
+def first_time(session: Session, step: str) -> bool:
+    """Say that the next commit of *session* holds *step* of the fenced work at hand, and say
+    whether that is news: ``False`` when a delivery before this one has committed it.
+
+        if first_time(session, "charged"):
+            session.add(Charge(card, amount))
+            session.commit()
+
+    Args:
+        step: A name that no other step of the work has.
+
+    Raises:
+        LookupError: The work at hand is not fenced.
+    """
+    work = session.info.get(_WORK)
+    if work is None:
+        raise LookupError(
+            f"there is no fenced work that {step!r} could be a step of: give the task fenced=True"
+        )
+    id = identity("step", work, step)
+    try:
+        # A step that is skipped leaves no transaction open behind it.
+        _look_aside(session, id)
+    except AlreadyDone:
+        return False
+    return _is_new(session.connection(), id)
+
+
 async def ahold(session: AsyncSession, id: str, epoch: int) -> None:
     """As :func:`hold`, on this event loop."""
     await session.run_sync(hold, id, epoch)
@@ -170,6 +232,12 @@ async def afinish(session: AsyncSession, id: str, epoch: int) -> None:
     await session.run_sync(finish, id, epoch)
 
 
+def is_taken_over(database: Database, id: str, epoch: int) -> bool:
+    """Has a newer delivery claimed *id*?"""
+    with database.autocommit(read_only=True) as connection:
+        return _NEWER.run(connection, id=id, epoch=epoch).fetchone() is not None
+
+
 def purge(database: Database, *, older_than_seconds: float) -> int:
     """Delete the rows of long ago; returns how many.
 
@@ -181,9 +249,21 @@ def purge(database: Database, *, older_than_seconds: float) -> int:
         return len(_PURGE.run(connection, before=-older_than_seconds).fetchall())
 
 
+def identity(*parts: str) -> str:
+    """Return the parts of what identifies a piece of work as one text that a row can hold."""
+    whole = ":".join(parts)
+    if len(whole) <= _ID_CHARACTERS:
+        return whole
+    return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"
+
+
 def _once(connection: Connection, id: str) -> None:
-    if _ONCE.run(connection, id=id).fetchone() is None:
+    if not _is_new(connection, id):
         raise _already_done(id)
+
+
+def _is_new(connection: Connection, id: str) -> bool:
+    return _ONCE.run(connection, id=id).fetchone() is not None
 
 
 def _look(connection: Connection, id: str) -> None:
@@ -208,9 +288,10 @@ def _claim(connection: Connection, id: str) -> int:
 def _expect(statement: Statement, connection: Connection, id: str, epoch: int) -> None:
     if statement.run(connection, id=id, epoch=epoch).fetchone() is None:
         raise Fenced(
-            f"{id} was delivered again and taken over: what this delivery did is rolled back"
+            f"{id} was delivered again and taken over: what this delivery did is rolled back",
+            work=id,
         )
 
 
 def _already_done(id: str) -> AlreadyDone:
-    return AlreadyDone(f"{id} was done before: this delivery is to be dropped")
+    return AlreadyDone(f"{id} was done before: this delivery is to be dropped", work=id)

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, CursorResult
 
 from mainstay.resources.sqlalchemy import tables
 
-__all__ = ["Statement"]
+__all__ = ["Both", "Statement"]
 
 _VALUE = re.compile(r"(?<!:):([a-z_]+)(?:\+seconds)?")
 
@@ -28,12 +28,25 @@ _LATER = {
 _FRAGMENTS: Mapping[str, Mapping[str, str]] = {
     "postgresql": {
         "now": "clock_timestamp()",
+        "began": "statement_timestamp()",
+        "soon": "statement_timestamp() + interval '1 minute'",
+        "at_once": "timestamptz '0001-01-01 00:00:00+00'",
         "lease_left": "cast(extract(epoch from lease_until - clock_timestamp()) as float8)",
+        "age": "cast(extract(epoch from clock_timestamp() - created_at) as float8)",
+        "skip_locked": "for update skip locked",
+        "positions": "select cast(value as bigint) "
+        "from json_array_elements_text(cast(:positions as json)) as each (value)",
     },
     "sqlite": {
         # In the form in which SQLAlchemy writes a moment, because texts are compared.
         "now": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+        "began": "strftime('%Y-%m-%d %H:%M:%f000', 'now')",
+        "soon": "strftime('%Y-%m-%d %H:%M:%f000', 'now', '1 minute')",
+        "at_once": "'0001-01-01 00:00:00.000000'",
         "lease_left": "(julianday(lease_until) - julianday('now')) * 86400.0",
+        "age": "(julianday('now') - julianday(created_at)) * 86400.0",
+        "skip_locked": "",  # there is one writer
+        "positions": "select value from json_each(:positions)",
     },
 }
 _PLACEHOLDERS: Mapping[str, str] = {"asyncpg": "${}", "psycopg": "%s"}
@@ -43,8 +56,14 @@ class Statement:
     """One statement.
 
     Args:
-        text: SQL that both kinds of database understand, with ``{now}`` for the server's time
-            and ``{lease_left}`` for the seconds until a row's ``lease_until``.
+        text: SQL that both kinds of database understand. In braces stand the tables, and
+
+            ``{now}``: the server's time; ``{began}``: the same as it was when the statement
+            began, which an index can be searched with; ``{soon}``: a minute later;
+            ``{at_once}``: before any other time; ``{lease_left}`` and ``{age}``: the seconds until
+            a row's ``lease_until`` and since its ``created_at``; ``{skip_locked}``: leave out the
+            rows that another transaction has locked, and lock these; ``{positions}``: what the
+            value ``:positions``, a JSON array of numbers, holds.
     """
 
     def __init__(self, text: str) -> None:
@@ -73,3 +92,24 @@ class Statement:
             return _LATER[dialect].format(mark) if found[0].endswith("+seconds") else mark
 
         return _VALUE.sub(placeholder, text), tuple(order)
+
+
+class Both:
+    """Two statements, done as one where the database can: that saves a way there and back.
+
+    Args:
+        first: Changes rows; what it says is not asked for.
+        then: Likewise.
+    """
+
+    def __init__(self, first: str, then: str) -> None:
+        self._first, self._then = Statement(first), Statement(then)
+        self._as_one = Statement(f"with done as ({first}) {then}")
+
+    def run(self, connection: Connection, **values: object) -> None:
+        """Execute both on *connection*."""
+        if connection.dialect.name == "postgresql":
+            self._as_one.run(connection, **values)
+            return
+        self._first.run(connection, **values)
+        self._then.run(connection, **values)

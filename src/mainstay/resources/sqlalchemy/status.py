@@ -25,9 +25,9 @@ from mainstay.errors import FieldError, Invalid
 from mainstay.resources.sqlalchemy import json, tables
 from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.statements import Statement
-from mainstay.taskstates import State
+from mainstay.taskstates import ANY_EPOCH, State
 
-__all__ = ["Page", "TaskRecord", "TaskStatuses"]
+__all__ = ["ACCEPT", "Page", "TaskRecord", "TaskStatuses"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,16 @@ _ACCEPT = Statement(
     """
 )
 
+ACCEPT = """
+    insert into {task_status} as held
+        (task_id, name, queue, state, attempts, epoch, correlation_id, created_at, updated_at)
+    values (:id, :name, :destination, 'waiting', 0, 0, :correlation_id, {now}, {now})
+    on conflict (task_id) do update set
+        state = 'waiting', result = null, error = null, attempts = 0, epoch = 0,
+        finished_at = null, updated_at = excluded.updated_at
+    where held.state in ('failure', 'revoked')
+"""
+"""The task that leaves with a commit waits; one that had failed, or was called off, waits anew."""
 
 # Within one attempt; a later attempt comes after all of an earlier one.
 _RANK = """
@@ -323,7 +333,7 @@ class TaskStatuses:
 
     def revoked(self, task_id: str, *, session: Session | None = None) -> bool:
         """Somebody has called it off. No fence holds that up: it is a person's word."""
-        return self.record(session, task_id, State.REVOKED, epoch=_ANY_EPOCH)
+        return self.record(session, task_id, State.REVOKED, epoch=ANY_EPOCH)
 
     def reopened(self, task_id: str, *, session: Session | None = None) -> bool:
         """Somebody has sent it again after it failed or was revoked: it waits as at first."""
@@ -383,10 +393,6 @@ class TaskStatuses:
             return _did(session.connection(), statement, values)
         with self._database.autocommit() as connection:
             return _did(connection, statement, values)
-
-
-# Higher than any number of deliveries.
-_ANY_EPOCH = 2_000_000_000
 
 
 def _json(value: object) -> str | None:

@@ -7,8 +7,10 @@ newest one leaves, and ``mainstay db check`` compares the two.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
@@ -26,13 +28,14 @@ from sqlalchemy import (
     Table,
     Text,
     TypeDecorator,
+    text,
 )
 from typing_extensions import override
 
 __all__ = ["SCHEMA", "Moment", "json_type", "metadata", "name_of", "names", "schema_of", "table"]
 
 SCHEMA = "mainstay"
-_NAMES = ("inbox", "idempotency_keys", "dead_letters", "task_status")
+_NAMES = ("inbox", "outbox", "idempotency_keys", "dead_letters", "task_status")
 
 
 class Moment(TypeDecorator[datetime]):
@@ -82,14 +85,39 @@ def table(name: str, dialect: str) -> Table:
     return metadata(dialect).tables[f"{schema}.{name}" if schema else name_of(name, dialect)]
 
 
+OUTBOX_INDEXES: Mapping[tuple[str, ...], str] = MappingProxyType(
+    {
+        ("kind", "due_at", "position"): "published_at is null",
+        ("key", "position"): "published_at is null and key is not null",
+        ("published_at",): "published_at is not null",
+    }
+)
+"""The columns, and of which rows: what waits is found at once, however much has left. Messages
+are looked for in the order of the first. The order of positions alone is also that of the primary
+key, and PostgreSQL has then been seen to go through all that has left before it came to what waits.
+"""
+
+
+def index(table: str, columns: tuple[str, ...], where: str | None = None) -> Index:
+    """Return an index as Mainstay's tables have them, of the rows *where* that is so."""
+    rows = None if where is None else text(where)
+    name = f"ix_{table}_{'_'.join(columns)}"
+    return Index(name, *columns, postgresql_where=rows, sqlite_where=rows)
+
+
 @cache
 def metadata(dialect: str) -> MetaData:
     """Return all of them as they are on that kind of database."""
     made = MetaData(schema=schema_of(dialect))
 
-    def add(name: str, *columns: Column[Any], indexed: tuple[tuple[str, ...], ...]) -> None:
+    def add(
+        name: str,
+        *columns: Column[Any],
+        indexed: tuple[tuple[str, ...], ...],
+        where: Mapping[tuple[str, ...], str] = MappingProxyType({}),
+    ) -> None:
         whole = name_of(name, dialect)
-        indexes = [Index(f"ix_{whole}_{'_'.join(each)}", *each) for each in indexed]
+        indexes = [index(whole, each, where.get(each)) for each in indexed]
         Table(whole, made, *columns, *indexes)
 
     add(
@@ -99,6 +127,25 @@ def metadata(dialect: str) -> MetaData:
         Column("claimed_at", Moment, nullable=False),
         Column("done_at", Moment),
         indexed=(("claimed_at",),),
+    )
+    add(
+        "outbox",
+        Column("position", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+        Column("id", String(255), nullable=False),
+        Column("kind", String(16), nullable=False),
+        Column("name", String(255), nullable=False),
+        Column("destination", String(255), nullable=False),
+        Column("key", String(255)),
+        Column("headers", json_type(), nullable=False),
+        Column("route", json_type(), nullable=False),
+        Column("body", LargeBinary, nullable=False),
+        Column("token", Text),
+        Column("attempts", Integer, nullable=False),
+        Column("created_at", Moment, nullable=False),
+        Column("due_at", Moment, nullable=False),
+        Column("published_at", Moment),
+        indexed=tuple(OUTBOX_INDEXES),
+        where=OUTBOX_INDEXES,
     )
     add(
         "idempotency_keys",

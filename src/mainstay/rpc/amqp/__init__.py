@@ -14,8 +14,6 @@ from mainstay.extras import require
 
 require("amqp", extra="amqp")
 
-from mainstay.rpc.amqp.client import AmqpLine  # noqa: E402 - the extra is checked first
-from mainstay.rpc.amqp.depth import depth  # noqa: E402 - likewise
-from mainstay.rpc.amqp.server import AmqpIntake  # noqa: E402 - likewise
+from mainstay.rpc.amqp.room import ROOM  # noqa: E402 - the extra is checked first
 
-__all__ = ["AmqpIntake", "AmqpLine", "depth"]
+__all__ = ["ROOM"]

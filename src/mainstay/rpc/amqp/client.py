@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import select
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import amqp
 from amqp import spec
 
 from mainstay.errors import NoRoute, Overloaded
-from mainstay.rpc.address import address_of
 from mainstay.rpc.amqp.framing import Frames
 from mainstay.rpc.amqp.layout import JSON, REPLIES
+from mainstay.rpc.amqp.messages import Message, publish, short, table
 from mainstay.rpc.line import Line, Note, Outgoing
 
 __all__ = ["AmqpLine"]
 
-TICK_SECONDS = 1.0
 LOOK_SECONDS = 1.0
 """How long it is believed that a queue has a server; asked again by the next call only."""
 
 LOOK_TIMEOUT_SECONDS = 1.0
-SHORT_BYTES = 255
+
+# The flags of what a request has: its content type, headers, delivery mode, correlation id, where
+# to reply to, expiration, id, type.
+_BEFORE_HEADERS = b"\xb7\xa0" + short(JSON)
+_AFTER_HEADERS = b"\x01"  # not to be kept on a disk for its own sake
+_REPLY_TO = short(REPLIES)
 
 
 class AmqpLine(Line):
@@ -34,51 +39,42 @@ class AmqpLine(Line):
     """
 
     def __init__(self, url: str, note: Note, late: Callable[[], object]) -> None:
-        self._url = url
         self._frames: Frames | None = None
-        self._channel: Any = None
+        self._channel = self._frame_bytes = 0
         self._looker: Any = None
+        # Held by who sends: requests are confirmed by their number in the order of the wire.
+        self._sending = threading.Lock()
         self._sent = 0
         self._unconfirmed: dict[int, Outgoing] = {}
+        self._burst: list[tuple[Outgoing, bytes]] = []
         self._seen: dict[str, float] = {}
         self._is_blocked = False
-        super().__init__(address_of(url), note, late)
+        super().__init__(url, note, late)
 
     def _open(self) -> None:
         self._sent, self._is_blocked = 0, False
         self._unconfirmed.clear()
+        self._burst.clear()
         self._seen.clear()
-        self._frames = Frames(self._url, on_blocked=self._blocked)
         self._looker = None
-        channel = self._channel = self._frames.channel()
-        channel.events["basic_ack"].add(self._confirmed)
+        frames = self._frames = Frames(self._url, self._wake, on_blocked=self._blocked)
+        channel = frames.channel(delivered=self._replied, acknowledged=self._confirmed)
         channel.events["basic_nack"].add(self._nacked)
         channel.events["basic_return"].add(self._returned)
         channel.confirm_select()
-        channel.basic_consume(REPLIES, no_ack=True, callback=self._replied)
+        channel.basic_consume(REPLIES, no_ack=True)
+        self._channel, self._frame_bytes = channel.channel_id, frames.frame_bytes
 
     def _serve(self) -> None:
         frames = self._frames
         if frames is None:
             raise ConnectionError("not open")
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        poll.register(frames, select.POLLIN)
-        wake, wire = self._wake.fileno(), frames.fileno()
-        next_tick = time.monotonic() + TICK_SECONDS
         while not self._closing.is_set():
-            frames.handle()
-            ready = {fd for fd, _ in poll.poll(TICK_SECONDS * 1000)}
-            if wake in ready:
-                self._wake.clear()
-            frames.hold()
-            self._send_all(self._send)
-            frames.flush()
-            if wire in ready:
-                frames.read()
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK_SECONDS
-                frames.connection.heartbeat_tick()
+            self._send_all(self._prepare)
+            if self._burst:
+                burst, self._burst = self._burst, []
+                self._publish(burst)
+            if frames.turn():
                 for queue in self._waited_for():
                     ready_messages, servers = self._look(queue)
                     # Without a ready message what is waited for is in the hands of a server
@@ -86,13 +82,36 @@ class AmqpLine(Line):
                     if ready_messages and not servers:
                         self._abandon(queue)
 
-    def _send(self, call: Outgoing) -> None:
-        if max(len(name.encode()) for name in (call.queue, call.function, call.id)) > SHORT_BYTES:
-            raise ValueError(f"RabbitMQ takes {SHORT_BYTES} bytes of each")
+    def _send_alone(self, call: Outgoing) -> bool:
+        frames = self._frames
+        if frames is None or not frames.is_shared or self._is_blocked or not self._is_seen(call):
+            return False
+        call.sent_at = time.monotonic()
+        self._send_one(call, self._publish_alone)
+        if frames.wants_write:
+            self._wake.set()
+        return True
+
+    def _publish_alone(self, call: Outgoing) -> None:
+        with suppress(OSError):  # then the line's own thread hears it too, and tells the caller
+            self._publish([(call, self._request(call))])
+
+    def _publish(self, burst: Sequence[tuple[Outgoing, bytes]]) -> None:
+        with self._sending:
+            if self._frames is not None:
+                for call, _ in burst:
+                    self._sent += 1
+                    self._unconfirmed[self._sent] = call
+                self._frames.send(b"".join([request for _, request in burst]))
+
+    def _prepare(self, call: Outgoing) -> None:
+        if call.remaining_seconds <= 0:
+            return  # its caller is being told
         if self._is_blocked:
             self._refused(call.wire_id, Overloaded("RabbitMQ has raised an alarm: nothing is sent"))
             return
-        if self._seen.get(call.queue, 0.0) <= time.monotonic() and not self._look(call.queue)[1]:
+        request = self._request(call)
+        if not self._is_seen(call) and not self._look(call.queue)[1]:
             self._refused(
                 call.wire_id,
                 NoRoute(
@@ -101,26 +120,30 @@ class AmqpLine(Line):
                 ),
             )
             return
-        left_ms = int(call.remaining_seconds * 1000)
-        if left_ms <= 0:
-            return  # its caller is being told
-        message = amqp.Message(
+        self._burst.append((call, request))
+
+    def _request(self, call: Outgoing) -> bytes:
+        properties = (
+            _BEFORE_HEADERS,
+            table(call.headers),
+            _AFTER_HEADERS,
+            short(call.wire_id),
+            _REPLY_TO,
+            short(str(max(int(call.remaining_seconds * 1000), 0))),
+            short(call.id),
+            short(call.function),
+        )
+        return publish(
+            self._channel,
+            call.queue,
+            b"".join(properties),
             call.body,
-            content_type=JSON,
-            delivery_mode=1,
-            correlation_id=call.wire_id,
-            reply_to=REPLIES,
-            expiration=str(left_ms),
-            message_id=call.id,
-            type=call.function,
-            application_headers=call.headers,
+            mandatory=True,
+            frame_bytes=self._frame_bytes,
         )
-        # As basic_publish does it, which would look for news of the broker before each message.
-        self._channel.send_method(
-            spec.Basic.Publish, "Bssbb", (0, "", call.queue, True, False), message
-        )
-        self._sent += 1
-        self._unconfirmed[self._sent] = call
+
+    def _is_seen(self, call: Outgoing) -> bool:
+        return self._seen.get(call.queue, 0.0) > time.monotonic()
 
     def _look(self, queue: str) -> tuple[int, int]:
         """Return how many requests wait in *queue* and how many servers it has.
@@ -130,7 +153,6 @@ class AmqpLine(Line):
         frames = self._frames
         if frames is None:
             return 0, 0
-        frames.flush()
         try:
             if self._looker is None:
                 self._looker = frames.channel()
@@ -145,13 +167,11 @@ class AmqpLine(Line):
         except TimeoutError:
             self._looker = None  # its late answer must not be taken for another's
             messages, servers = 0, 1
-        finally:
-            frames.hold()
         if servers:
             self._seen[queue] = time.monotonic() + LOOK_SECONDS
         return messages, servers
 
-    def _replied(self, message: Any) -> None:
+    def _replied(self, message: Message) -> None:
         self._answered(message.properties.get("correlation_id", ""), message.body)
 
     def _returned(self, _error: object, _exchange: str, queue: str, message: Any) -> None:
@@ -184,7 +204,8 @@ class AmqpLine(Line):
         self._note("warning", f"{self.address} has {'raised' if is_blocked else 'ended'} an alarm")
 
     def _shut(self) -> None:
-        frames, self._frames = self._frames, None
+        with self._sending:
+            frames, self._frames = self._frames, None
         if frames is None:
             return
         if self._closing.is_set():

@@ -6,19 +6,16 @@ and only where it is not too costly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mainstay.deadletters import dead_letters_of
 from mainstay.resources.amqp.management import Management
+from mainstay.rpc.room import ASK_SECONDS, Depth
 
 __all__ = ["depth"]
 
 _COUNTS = ("messages", "messages_ready", "messages_unacknowledged")
 
 
-def depth(
-    url: str, management_url: str, queue: str, *, timeout_seconds: float
-) -> Mapping[str, Mapping[str, int]]:
+def depth(url: str, queue: str, management_url: str | None) -> Depth:
     """Return messages, ready and unacknowledged, of *queue* and of its dead letters.
 
     RabbitMQ counts every five seconds, so that old may the numbers be. A queue that is not
@@ -26,12 +23,15 @@ def depth(
 
     Args:
         url: The broker, for the virtual host.
-        management_url: With user and password, where the broker's own do not serve.
+        management_url: With user and password, where the broker's own do not serve; without it
+            nobody can tell.
 
     Raises:
         OSError, ValueError: The API does not answer, or refuses.
     """
-    management = Management(url, management_url, timeout_seconds=timeout_seconds)
+    if management_url is None:
+        return {"queue": None, "dead_letters": None}
+    management = Management(url, management_url, timeout_seconds=ASK_SECONDS)
     return {
         "queue": _counts(management, queue),
         "dead_letters": _counts(management, dead_letters_of(queue)),

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import select
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import amqp
 
+from mainstay import failpoints
 from mainstay.context import TIMEOUT_SECONDS
 from mainstay.deadletters import DeadLetter, dead_letters_of
-from mainstay.lifecycle import Pulse
 from mainstay.resources.amqp.deadletters import headers_of
-from mainstay.rpc.address import address_of
+from mainstay.rpc.amqp.acknowledgements import Acknowledgements
 from mainstay.rpc.amqp.framing import Frames
 from mainstay.rpc.amqp.layout import JSON, declare
-from mainstay.rpc.intake import Buried, Delivery, Intake, Settlement, Terms
-from mainstay.rpc.line import Note
+from mainstay.rpc.amqp.messages import Message, publish, short
+from mainstay.rpc.amqp.replies import is_address
+from mainstay.rpc.intake import Delivery, Intake, Listener, Settlement, Terms
 
 __all__ = ["AmqpIntake"]
 
-TICK_SECONDS = 1.0
 DELIVERIES = "x-mainstay-deliveries"
 """How often a call was delivered before; on classic queues, which do not count."""
+
+# The flags of what an answer has: its content type, delivery mode, correlation id.
+_BEFORE_CORRELATION_ID = b"\x94\x00" + short(JSON) + b"\x01"
 
 
 @dataclass(slots=True, eq=False)
@@ -39,33 +42,24 @@ class _Copy:
 
     message: Any
     queue: str
-    original: Any
+    original: Message
     letter: DeadLetter | None = None
     was_returned: bool = False
 
 
 class AmqpIntake(Intake):
-    def __init__(
-        self,
-        url: str,
-        terms: Terms,
-        *,
-        take: Callable[[Delivery], object],
-        buried: Buried,
-        note: Note,
-        pulse: Pulse | None = None,
-    ) -> None:
-        super().__init__(terms, address_of(url), take=take, buried=buried, note=note, pulse=pulse)
-        self._url = url
+    def __init__(self, url: str, terms: Terms, listener: Listener) -> None:
+        super().__init__(url, terms, listener)
         self._frames: Frames | None = None
         self._channel: Any = None
         self._tag: str | None = None
+        self._acknowledgements = Acknowledgements(0)
         # Copies go out on a channel of their own, whose confirms are theirs alone.
         self._letters: Any = None
         self._letters_sent = 0
         self._unconfirmed: dict[int, _Copy] = {}
         self._homeless: list[_Copy] = []
-        self._postponed: list[Any] = []
+        self._postponed: list[Message] = []
 
     def _open(self) -> None:
         self._postponed.clear()
@@ -73,10 +67,9 @@ class AmqpIntake(Intake):
         self._letters_sent = 0
         self._unconfirmed.clear()
         self._tag = None
-        frames = self._frames = Frames(self._url, on_blocked=self._blocked)
-        channel = self._channel = frames.channel()
-        # Its caller has gone away: nothing to be done.
-        channel.events["basic_return"].add(lambda *_: None)
+        frames = self._frames = Frames(self._url, self._wake, on_blocked=self._blocked)
+        channel = self._channel = frames.channel(delivered=self._delivered)
+        self._acknowledgements = Acknowledgements(channel.channel_id)
         letters = self._letters = frames.channel()
         letters.events["basic_ack"].add(self._stored)
         letters.events["basic_nack"].add(self._not_stored)
@@ -85,9 +78,7 @@ class AmqpIntake(Intake):
         self._declare()
         channel.basic_qos(0, self.terms.capacity, False)
         if not self._is_stopping:
-            self._tag = channel.basic_consume(
-                self.terms.queue, callback=self._delivered, on_cancel=self._cancelled
-            )
+            self._tag = channel.basic_consume(self.terms.queue, on_cancel=self._cancelled)
 
     def _declare(self) -> None:
         try:
@@ -105,36 +96,22 @@ class AmqpIntake(Intake):
         frames = self._frames
         if frames is None:
             raise ConnectionError("not open")
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        poll.register(frames, select.POLLIN)
-        wake, wire = self._wake.fileno(), frames.fileno()
-        next_tick = time.monotonic() + TICK_SECONDS
         while True:
-            frames.handle()
             self._house()
-            frames.hold()
-            self._settle_all()
-            frames.flush()
+            with self._settling:
+                self._settle_all(frames)
             if self._is_stopping and self._tag is not None:
                 tag, self._tag = self._tag, None
                 self._channel.basic_cancel(tag)
                 continue  # what was given back meanwhile
-            if self._closing.is_set() and not self._is_copying:
+            if self._closing.is_set() and not (self._is_copying or frames.wants_write):
                 return
             self._beat()
-            ready = {fd for fd, _ in poll.poll(TICK_SECONDS * 1000)}
-            if wake in ready:
-                self._wake.clear()
-            if wire in ready:
-                frames.read()
-            if time.monotonic() >= next_tick:
-                next_tick = time.monotonic() + TICK_SECONDS
-                frames.connection.heartbeat_tick()
+            frames.turn()
 
-    def _delivered(self, message: Any) -> None:
+    def _delivered(self, message: Message) -> None:
         found = message.properties.get("application_headers") or {}
-        if message.delivery_info.get("redelivered") and self.terms.queue_type == "classic":
+        if message.is_again and self.terms.queue_type == "classic":
             self._count_delivery(message, found)
         elif DELIVERIES in found and self._is_copying:
             # While the original is not acknowledged, a crash would leave both of them.
@@ -142,24 +119,24 @@ class AmqpIntake(Intake):
         else:
             self._accept(message, found)
 
-    def _accept(self, message: Any, found: dict[str, Any]) -> None:
+    def _accept(self, message: Message, found: dict[str, Any]) -> None:
         self._took(self._read(message, found))
 
-    def _read(self, message: Any, found: dict[str, Any]) -> Delivery:
+    def _read(self, message: Message, found: dict[str, Any]) -> Delivery:
         properties = message.properties
         headers = {name.lower(): value for name, value in found.items() if isinstance(value, str)}
-        body = message.body
         return Delivery(
             id=properties.get("message_id") or properties.get("correlation_id") or "",
             function=properties.get("type") or "",
             headers=headers,
-            body=body if isinstance(body, bytes) else str(body).encode(),
+            body=message.body,
             deadline=_deadline(headers, properties),
             receipt=message,
             deliveries=_deliveries(found, message),
+            flaw=message.flaw,
         )
 
-    def _count_delivery(self, message: Any, headers: dict[str, Any]) -> None:
+    def _count_delivery(self, message: Message, headers: dict[str, Any]) -> None:
         """Put a call back with the count of deliveries that a classic queue does not keep."""
         delivery = self._read(message, headers)
         count = delivery.deliveries
@@ -176,31 +153,64 @@ class AmqpIntake(Intake):
     def _cancelled(self, _tag: str) -> None:
         raise ConnectionError("the broker has cancelled the consumer: its queue was deleted")
 
-    def _settle_all(self) -> None:
+    def _settle_all(self, frames: Frames) -> None:
+        out: list[bytes] = []
+        done: list[int] = []
         while self._settled:
             delivery, settlement = self._settled.popleft()
-            if self._let_go(delivery):
-                self._settle(delivery.receipt, settlement)
+            if not self._let_go(delivery):
+                continue
+            message: Message = delivery.receipt
+            if settlement.give_back:
+                out.append(self._acknowledgements.reject(message.tag, requeue=True))
+                continue
+            if settlement.answer is not None:
+                out.append(self._reply(frames, message, settlement.answer))
+            if settlement.letter is None:
+                done.append(message.tag)
+            else:
+                self._bury(message, settlement.letter)
+        if out or done:
+            self._send(frames, b"".join(out), done)
 
-    def _settle(self, message: Any, settlement: Settlement) -> None:
-        if settlement.give_back:
-            self._channel.basic_reject(message.delivery_tag, requeue=True)
-            return
-        reply_to = message.properties.get("reply_to")
-        if settlement.answer is not None and reply_to:
-            reply = amqp.Message(
-                settlement.answer,
-                content_type=JSON,
-                delivery_mode=1,
-                correlation_id=message.properties.get("correlation_id", ""),
-            )
-            self._publish(self._channel, reply, reply_to)
-        if settlement.letter is None:
-            self._channel.basic_ack(message.delivery_tag)
-        else:
-            self._bury(message, settlement.letter)
+    def _settle_alone(self, delivery: Delivery, settlement: Settlement) -> bool:
+        frames = self._frames
+        if frames is None or not frames.is_shared:
+            return False
+        message: Message = delivery.receipt
+        reply = b""
+        if settlement.answer is not None:
+            reply = self._reply(frames, message, settlement.answer)
+        with suppress(OSError):  # then the intake's own thread hears it too
+            self._send(frames, reply, [message.tag])
+        if frames.wants_write:
+            self._wake.set()
+        return True
 
-    def _bury(self, message: Any, letter: DeadLetter) -> None:
+    def _send(self, frames: Frames, replies: bytes, done: Sequence[int]) -> None:
+        if failpoints.is_armed("rpc.after_reply"):
+            frames.send(replies)  # else a death here would be one before the replies
+            failpoints.reach("rpc.after_reply")
+            replies = b""
+        # After the replies, on the same channel, so RabbitMQ does them in this order.
+        frames.send(replies + self._acknowledgements.done(done))
+
+    def _reply(self, frames: Frames, message: Message, answer: bytes) -> bytes:
+        address = message.properties.get("reply_to")
+        if not address or not is_address(address):
+            return b""
+        # Not mandatory: RabbitMQ finds no queue of this name, and would send back a copy of every
+        # answer that it delivers.
+        return publish(
+            self._channel.channel_id,
+            address,
+            _BEFORE_CORRELATION_ID + short(message.properties.get("correlation_id", "")),
+            answer,
+            mandatory=False,
+            frame_bytes=frames.frame_bytes,
+        )
+
+    def _bury(self, message: Message, letter: DeadLetter) -> None:
         properties = message.properties
         # The whole message but for its deadline and where to reply to, which mean nothing any more.
         kept = {
@@ -218,7 +228,8 @@ class AmqpIntake(Intake):
         # What comes back has lost its number, so it carries one.
         copy.message.properties["app_id"] = str(self._letters_sent)
         self._unconfirmed[self._letters_sent] = copy
-        self._publish(self._letters, copy.message, copy.queue)
+        arguments = (0, "", copy.queue, True, False)
+        self._letters.send_method(amqp.spec.Basic.Publish, "Bssbb", arguments, copy.message)
 
     @property
     def _is_copying(self) -> bool:
@@ -237,10 +248,6 @@ class AmqpIntake(Intake):
             for copy in homeless:
                 self._send_copy(copy)
 
-    def _publish(self, channel: Any, message: Any, queue: str) -> None:
-        arguments = (0, "", queue, True, False)
-        channel.send_method(amqp.spec.Basic.Publish, "Bssbb", arguments, message)
-
     def _returned(self, _error: object, _exchange: str, _queue: str, message: Any) -> None:
         copy = self._unconfirmed.get(int(message.properties["app_id"]))
         if copy is not None:
@@ -252,7 +259,7 @@ class AmqpIntake(Intake):
             if copy.was_returned:
                 self._homeless.append(copy)
                 continue
-            self._channel.basic_ack(copy.original.delivery_tag)
+            self._settle_original(copy, is_stored=True)
             if copy.letter is not None:
                 self._buried(copy.letter.id, copy.letter.reason)
         self._resume()
@@ -260,9 +267,16 @@ class AmqpIntake(Intake):
     def _not_stored(self, number: int, multiple: bool) -> None:
         for copy in self._confirmed(number, multiple):
             # Then the broker dead-letters it itself; only the reason is lost.
-            self._channel.basic_reject(copy.original.delivery_tag, requeue=False)
+            self._settle_original(copy, is_stored=False)
             self._note("error", f"RabbitMQ refuses a message for {copy.queue!r}: it is rejected")
         self._resume()
+
+    def _settle_original(self, copy: _Copy, *, is_stored: bool) -> None:
+        with self._settling:
+            tag, settled = copy.original.tag, self._acknowledgements
+            frame = settled.done([tag]) if is_stored else settled.reject(tag, requeue=False)
+            if self._frames is not None:
+                self._frames.send(frame)
 
     def _resume(self) -> None:
         if not self._is_copying:
@@ -279,7 +293,8 @@ class AmqpIntake(Intake):
         self._note("warning", f"{self.address} has {'raised' if is_blocked else 'ended'} an alarm")
 
     def _shut(self) -> None:
-        frames, self._frames = self._frames, None
+        with self._settling:
+            frames, self._frames = self._frames, None
         if frames is None:
             return
         if self._closing.is_set():
@@ -303,11 +318,10 @@ def _deadline(headers: dict[str, str], properties: dict[str, Any]) -> float | No
     return None
 
 
-def _deliveries(headers: dict[str, Any], message: Any) -> int:
+def _deliveries(headers: dict[str, Any], message: Message) -> int:
     # 0 the first time on 3.10, absent then on 4.x; of a classic queue, ours.
     count = headers.get("x-delivery-count", headers.get(DELIVERIES))
     earlier = count if isinstance(count, int) else 0
-    redelivered = bool(message.delivery_info.get("redelivered"))
     if "x-delivery-count" in headers:
         return earlier + 1
-    return earlier + (2 if redelivered else 1)
+    return earlier + (2 if message.is_again else 1)

@@ -12,9 +12,8 @@ from mainstay.extras import require
 
 require("hiredis", extra="redis")
 
-from mainstay.rpc.redis_streams.client import StreamsLine  # noqa: E402 - the extra is first
-from mainstay.rpc.redis_streams.depth import depth, oldest_seconds  # noqa: E402 - likewise
-from mainstay.rpc.redis_streams.layout import requeue  # noqa: E402 - likewise
+from mainstay.rpc.redis_streams.layout import requeue  # noqa: E402 - the extra is first
+from mainstay.rpc.redis_streams.room import ROOM  # noqa: E402 - likewise
 from mainstay.rpc.redis_streams.server import StreamsIntake  # noqa: E402 - likewise
 
-__all__ = ["StreamsIntake", "StreamsLine", "depth", "oldest_seconds", "requeue"]
+__all__ = ["ROOM", "StreamsIntake", "requeue"]

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import select
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import orjson
 
 from mainstay import context as contexts
 from mainstay.errors import MainstayError, NoRoute, Overloaded
-from mainstay.rpc.address import address_of
 from mainstay.rpc.line import CONNECT_SECONDS, WATCH_SECONDS, Line, Note, Outgoing
-from mainstay.rpc.redis_streams.connection import Connection, RedisError
+from mainstay.rpc.redis_streams.connection import Argument, Connection, RedisError
 from mainstay.rpc.redis_streams.layout import (
     CALL,
     FULL,
@@ -40,29 +39,37 @@ KEEP_SECONDS, RENEW_SECONDS = 120, 30.0
 TRIM_AFTER = 256
 
 
+BURST_BYTES = 262_144
+"""A script that sends more than that at once would hold up all other clients."""
+
+
+class _Request(NamedTuple):
+    """A call in the form of this wire; what has none fails before there is a request."""
+
+    call: Outgoing
+    arguments: tuple[Argument, ...]
+
+
 class StreamsLine(Line):
     def __init__(self, url: str, note: Note, late: Callable[[], object]) -> None:
-        self._url = url
         self._replies = reply_key(contexts.new_id())
-        self._last_id = "0-0"
+        self._last_id = b"0-0"
         self._read_since_trim = 0
-        self._call_script = b""
+        self._heard_at = 0.0
+        self._call_script = self._look_script = b""
+        self._bursts: dict[str, list[_Request]] = {}
+        self._gathered_bytes = 0
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._look_script = b""
-        # What each answer on the writer is to: a call, the name of a queue, or None.
-        self._asked: deque[Outgoing | str | None] = deque()
-        super().__init__(address_of(url), note, late)
+        super().__init__(url, note, late)
 
     def _open(self) -> None:
-        self._asked.clear()
+        self._bursts.clear()
+        self._gathered_bytes = 0
         writer = self._writer = Connection(self._url, timeout_seconds=CONNECT_SECONDS)
         self._reader = Connection(self._url, timeout_seconds=CONNECT_SECONDS)
         self._call_script = writer.ask("SCRIPT", "LOAD", CALL)
         self._look_script = writer.ask("SCRIPT", "LOAD", LOOK)
-        self._keep(writer)
-
-    def _keep(self, writer: Connection) -> None:
         # Servers add to a stream of replies only while it exists. A group is the one way to make
         # an empty stream; nobody reads through it.
         with suppress(RedisError):
@@ -73,116 +80,132 @@ class StreamsLine(Line):
         writer, reader = self._writer, self._reader
         if writer is None or reader is None:
             raise ConnectionError("not open")
-        self._read_replies(reader)
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(reader, select.POLLIN)
-        wake, replies = self._wake.fileno(), reader.fileno()
-        heard_at = look_at = time.monotonic()
-        renew_at = heard_at + RENEW_SECONDS
+        poll.register(writer, select.POLLIN)
+        wake, replies, answers = self._wake.fileno(), reader.fileno(), writer.fileno()
+        look_at = self._heard_at = time.monotonic()
+        renew_at = look_at + RENEW_SECONDS
+        self._read_replies(reader)
+        was_full = False
         while not self._closing.is_set():
-            poll.register(writer, select.POLLIN | (select.POLLOUT if writer.wants_write else 0))
-            ready = {fd for fd, _ in poll.poll(1000)}
-            if wake in ready:
-                self._wake.clear()
-            self._send_all(partial(self._send, writer))
-            writer.flush()
-            if writer.fileno() in ready:
-                for answer in writer.read():
-                    self._heard(self._asked.popleft(), answer)
-            now = time.monotonic()
-            if replies in ready:
-                heard_at = now
-                for answer in reader.read():
-                    self._receive(answer)
-                    self._read_replies(reader)
-            reader.flush()
+            self._send_all(partial(self._gather, writer))
+            self._send_gathered(writer)
             if self._read_since_trim >= TRIM_AFTER:
                 self._trim(writer)
+            now = time.monotonic()
             if now >= renew_at:
                 renew_at = now + RENEW_SECONDS
-                self._trim(writer)
-                # Made anew if it is gone, because we were stopped for longer than it is kept.
-                self._ask(writer, "XGROUP", "CREATE", self._replies, GROUP, "$", "MKSTREAM")
-                self._ask(writer, "EXPIRE", self._replies, KEEP_SECONDS)
+                self._renew(writer)
             if now >= look_at:
                 look_at = now + WATCH_SECONDS
                 self._look(writer)
-            if now - heard_at > SILENCE_SECONDS:
+            if now - self._heard_at > SILENCE_SECONDS:
                 raise TimeoutError("Redis is silent")
+            writer.flush()
+            reader.flush()
+            if writer.wants_write or was_full:
+                was_full = writer.wants_write
+                poll.modify(writer, writer.events)
+            for ready, _ in poll.poll(1000):
+                if ready == wake:
+                    self._wake.clear()
+                elif ready == replies:
+                    reader.read()
+                elif ready == answers:
+                    writer.read()
 
-    def _send(self, writer: Connection, call: Outgoing) -> None:
+    def _send_alone(self, call: Outgoing) -> bool:
+        writer = self._writer
+        if writer is None or not writer.is_shared:
+            return False
+        call.sent_at = time.monotonic()
+        self._send_one(call, partial(self._send_now, writer))
+        with suppress(OSError):  # then the line's own thread hears it too, and tells the caller
+            writer.flush()
+        if writer.wants_write:
+            self._wake.set()
+        return True
+
+    def _gather(self, writer: Connection, call: Outgoing) -> None:
+        request = _request(call)
+        self._bursts.setdefault(call.queue, []).append(request)
+        self._gathered_bytes += len(call.body)
+        if self._gathered_bytes >= BURST_BYTES:
+            self._send_gathered(writer)
+
+    def _send_gathered(self, writer: Connection) -> None:
+        for burst in self._bursts.values():
+            self._send(writer, burst)
+        self._bursts.clear()
+        self._gathered_bytes = 0
+
+    def _send_now(self, writer: Connection, call: Outgoing) -> None:
+        self._send(writer, [_request(call)])
+
+    def _send(self, writer: Connection, burst: Sequence[_Request]) -> None:
+        queue = burst[0].call.queue
         writer.push(
-            "EVALSHA", self._call_script, 2, call.queue, servers_key(call.queue),
-            self._replies, call.wire_id, call.id, call.function,
-            orjson.dumps(call.headers), call.body,
-            max(int(call.remaining_seconds * 1000), 0),
-        )  # fmt: skip
-        self._asked.append(call)
+            partial(self._taken, [request.call for request in burst]),
+            *("EVALSHA", self._call_script, 2, queue, servers_key(queue), self._replies),
+            *chain.from_iterable([request.arguments for request in burst]),
+        )
+
+    def _taken(self, calls: Sequence[Outgoing], answer: Any) -> None:
+        if isinstance(answer, RedisError):
+            said = str(answer)
+            if said.startswith("NOSCRIPT"):
+                raise ConnectionError("Redis has forgotten the scripts")
+            answer = [0, said.encode()]
+        for call in calls[answer[0] :]:
+            self._refused(call.wire_id, _why_not(call.queue, answer[1]))
 
     def _look(self, writer: Connection) -> None:
         for queue in self._waited_for():
-            self._asked.append(queue)
             writer.push(
-                "EVALSHA",
-                self._look_script,
-                2,
-                queue,
-                servers_key(queue),
-                GROUP,
-                SERVER_SECONDS * 1000,
-            )
+                partial(self._looked, queue),
+                "EVALSHA", self._look_script, 2, queue, servers_key(queue),
+                GROUP, SERVER_SECONDS * 1000,
+            )  # fmt: skip
 
-    def _ask(self, writer: Connection, *command: str | int) -> None:
-        self._asked.append(None)
-        writer.push(*command)
-
-    def _heard(self, call: Outgoing | str | None, answer: Any) -> None:
-        if call is None:
-            return
-        if isinstance(call, str):
-            if answer == 0:
-                self._abandon(call)
-            return
-        error: MainstayError | None = None
-        if answer == NOBODY:
-            error = NoRoute(
-                f"no server of {call.queue!r} is alive: nothing was sent; start one, or try again"
-            )
-        elif answer == FULL:
-            error = Overloaded(f"the queue {call.queue!r} takes no more calls: nothing was sent")
-        elif isinstance(answer, RedisError):
-            if str(answer).startswith("NOSCRIPT"):
-                raise ConnectionError("Redis has forgotten the scripts")
-            said = str(answer).split(" ", 1)[0]
-            error = Overloaded(f"Redis refuses calls to {call.queue!r} ({said}): nothing was sent")
-        if error is not None:
-            self._refused(call.wire_id, error)
+    def _looked(self, queue: str, answer: Any) -> None:
+        if answer == 0:
+            self._abandon(queue)
 
     def _read_replies(self, reader: Connection) -> None:
         reader.push(
+            self._receive,
             "XREAD", "COUNT", 256, "BLOCK", int(BLOCK_SECONDS * 1000),
             "STREAMS", self._replies, self._last_id,
         )  # fmt: skip
-        reader.flush()
 
     def _receive(self, answer: Any) -> None:
+        self._heard_at = time.monotonic()
         if isinstance(answer, RedisError):
             raise ConnectionError("Redis refuses to read replies") from answer
-        if not answer:
-            return
-        entries = answer[0][1]
-        for _, fields in entries:
-            # [b"wire_id", …, b"body", …], as the server of this room writes it
-            self._answered(fields[1].decode(), fields[3])
-        self._last_id = entries[-1][0].decode()
-        self._read_since_trim += len(entries)
+        if answer:
+            entries = answer[0][1]
+            for _, fields in entries:
+                # [b"wire_id", …, b"body", …], as the server of this room writes it
+                self._answered(fields[1].decode(), fields[3])
+            self._last_id = entries[-1][0]
+            self._read_since_trim += len(entries)
+        if self._reader is not None:
+            self._read_replies(self._reader)
+
+    def _renew(self, writer: Connection) -> None:
+        self._trim(writer)
+        # Made anew if it is gone, because we were stopped for longer than it is kept.
+        writer.push(_whatever, "XGROUP", "CREATE", self._replies, GROUP, "$", "MKSTREAM")
+        writer.push(_whatever, "EXPIRE", self._replies, KEEP_SECONDS)
 
     def _trim(self, writer: Connection) -> None:
         if self._read_since_trim:
             self._read_since_trim = 0
-            milliseconds, number = self._last_id.split("-")
-            self._ask(writer, "XTRIM", self._replies, "MINID", f"{milliseconds}-{int(number) + 1}")
+            milliseconds, number = self._last_id.split(b"-")
+            after = b"%s-%d" % (milliseconds, int(number) + 1)
+            writer.push(_whatever, "XTRIM", self._replies, "MINID", after)
 
     def _shut(self) -> None:
         writer, reader = self._writer, self._reader
@@ -192,6 +215,28 @@ class StreamsLine(Line):
         if writer is not None:
             if self._closing.is_set():
                 with suppress(OSError, RedisError):
-                    writer.push("DEL", self._replies)
+                    writer.push(_whatever, "DEL", self._replies)
                     writer.flush()
             writer.close()
+
+
+def _whatever(_answer: object) -> None:
+    """Hear an answer that changes nothing."""
+
+
+def _request(call: Outgoing) -> _Request:
+    call.queue.encode()  # here, where it fails alone
+    left_ms = max(int(call.remaining_seconds * 1000), 0)
+    id, function, headers = call.id.encode(), call.function.encode(), orjson.dumps(call.headers)
+    return _Request(call, (call.wire_id, id, function, headers, call.body, left_ms))
+
+
+def _why_not(queue: str, reason: bytes) -> MainstayError:
+    if reason == NOBODY:
+        return NoRoute(
+            f"no server of {queue!r} is alive: nothing was sent; start one, or try again"
+        )
+    if reason == FULL:
+        return Overloaded(f"the queue {queue!r} takes no more calls: nothing was sent")
+    said = reason.split(b" ", 1)[0].decode(errors="replace")
+    return Overloaded(f"Redis refuses calls to {queue!r} ({said}): nothing was sent")

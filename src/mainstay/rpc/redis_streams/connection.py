@@ -9,23 +9,26 @@ from __future__ import annotations
 import select
 import socket
 import ssl
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 
-__all__ = ["Connection", "RedisError"]
+from mainstay.rpc.bytestream import ByteStream
+
+__all__ = ["Argument", "Connection", "Heard", "RedisError"]
 
 Argument = str | bytes | int | float
+Heard = Callable[[Any], object]
 RedisError = hiredis.ReplyError
-
-_CHUNK = 65_536
 
 
 class Connection:
-    """An open connection.
+    """An open connection. Any thread may push commands and flush them; one thread reads.
 
     Args:
         url: `redis://`, `rediss://` or `unix://`, as redis-py reads them.
@@ -40,8 +43,9 @@ class Connection:
         self._timeout_seconds = timeout_seconds
         self._reader = hiredis.Reader()
         self._out: list[bytes] = []
-        self._socket = _connect(url, timeout_seconds)
-        self._socket.setblocking(False)
+        self._asked: deque[Heard] = deque()
+        self._lock = threading.Lock()
+        self._stream = ByteStream(_connect(url, timeout_seconds))
         try:
             for command in _greeting(url):
                 self.ask(*command)
@@ -50,48 +54,55 @@ class Connection:
             raise
 
     def fileno(self) -> int:
-        return self._socket.fileno()
+        return self._stream.fileno()
 
-    def push(self, *command: Argument) -> None:
-        """Pile up *command*; :meth:`flush` sends it."""
-        self._out.append(hiredis.pack_command(command))  # type: ignore[arg-type] # stub says one
+    @property
+    def is_shared(self) -> bool:
+        """May other threads than the one that reads flush?"""
+        return self._stream.is_shared
 
     @property
     def wants_write(self) -> bool:
-        return bool(self._out)
+        return bool(self._out) or self._stream.wants_write
+
+    @property
+    def has_asked(self) -> bool:
+        """Is there an answer still to come?"""
+        return bool(self._asked)
+
+    def push(self, heard: Heard, *command: Argument) -> None:
+        """Pile up *command*; :meth:`flush` sends it, and *heard* is told of its answer."""
+        packed = hiredis.pack_command(command)  # type: ignore[arg-type] # stub says one
+        with self._lock:
+            self._asked.append(heard)
+            self._out.append(packed)
 
     def flush(self) -> None:
-        """Send what the socket takes now."""
-        if not self._out:
-            return
-        data = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        try:
-            sent = self._socket.send(data)
-        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-            # The same bytes again next time: a TLS socket insists on it.
-            self._out = [data]
-        else:
-            self._out = [data[sent:]] if sent < len(data) else []
-
-    def read(self) -> list[Any]:
-        """Return the answers that are here; errors of the server are values among them.
+        """Send what the socket takes now.
 
         Raises:
             OSError: The connection is gone.
         """
-        answers: list[Any] = []
-        while True:
-            try:
-                data = self._socket.recv(_CHUNK)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return answers
-            if not data:
-                raise ConnectionResetError("Redis closed the connection")
-            self._reader.feed(data)
-            while (answer := self._reader.gets()) is not False:
-                answers.append(answer)
-            if len(data) < _CHUNK and not isinstance(self._socket, ssl.SSLSocket):
-                return answers
+        with self._lock:
+            out, self._out = self._out, []
+            if out:
+                self._stream.send(out[0] if len(out) == 1 else b"".join(out))
+                return
+        if self._stream.wants_write:
+            self._stream.flush()
+
+    def read(self) -> None:
+        """Tell of the answers that are here; errors of the server are values among them.
+
+        Raises:
+            OSError: The connection is gone.
+        """
+        data = self._stream.receive()
+        if data:
+            reader, asked = self._reader, self._asked
+            reader.feed(data)
+            while (answer := reader.gets()) is not False:
+                asked.popleft()(answer)
 
     def ask(self, *command: Argument) -> Any:
         """Send *command*, wait for its answer and return it; for the time before serving.
@@ -104,24 +115,29 @@ class Connection:
 
     def ask_all(self, commands: Sequence[tuple[Argument, ...]]) -> list[Any]:
         """As :meth:`ask`, for many commands in one round trip; the first refusal is raised."""
-        for command in commands:
-            self.push(*command)
         answers: list[Any] = []
+        for command in commands:
+            self.push(answers.append, *command)
+        until = time.monotonic() + self._timeout_seconds
         poll = select.poll()
         while len(answers) < len(commands):
             self.flush()
-            poll.register(self, select.POLLIN | (select.POLLOUT if self.wants_write else 0))
-            if not poll.poll(self._timeout_seconds * 1000):
+            poll.register(self, self.events)
+            if not poll.poll(max(until - time.monotonic(), 0.0) * 1000):
                 raise TimeoutError("Redis did not answer in time")
-            answers += self.read()
+            self.read()
         for answer in answers:
             if isinstance(answer, RedisError):
                 raise answer
         return answers
 
+    @property
+    def events(self) -> int:
+        """What to poll for."""
+        return select.POLLIN | select.POLLOUT if self.wants_write else select.POLLIN
+
     def close(self) -> None:
-        with suppress(OSError):
-            self._socket.close()
+        self._stream.close()
 
 
 def _connect(url: str, timeout_seconds: float) -> socket.socket:

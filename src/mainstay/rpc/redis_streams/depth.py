@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from mainstay.deadletters import dead_letters_of
 from mainstay.rpc.redis_streams.connection import Connection, RedisError
 from mainstay.rpc.redis_streams.layout import GROUP
+from mainstay.rpc.room import ASK_SECONDS, Depth
 
 __all__ = ["depth", "oldest_seconds"]
 
 
-def depth(url: str, queue: str, *, timeout_seconds: float) -> Mapping[str, Mapping[str, int]]:
+def depth(url: str, queue: str, _management_url: str | None) -> Depth:
     """Return messages, ready and unacknowledged, of *queue* and of its dead letters.
 
     A call leaves the stream when it is done, so what is not pending is ready; Redis' own `lag` is
@@ -20,7 +19,7 @@ def depth(url: str, queue: str, *, timeout_seconds: float) -> Mapping[str, Mappi
     Raises:
         OSError, RedisError: Redis does not answer.
     """
-    connection = Connection(url, timeout_seconds=timeout_seconds)
+    connection = Connection(url, timeout_seconds=ASK_SECONDS)
     try:
         messages = connection.ask("XLEN", queue)
         try:
@@ -45,7 +44,7 @@ def depth(url: str, queue: str, *, timeout_seconds: float) -> Mapping[str, Mappi
     }
 
 
-def oldest_seconds(url: str, queue: str, *, timeout_seconds: float) -> float:
+def oldest_seconds(url: str, queue: str) -> float:
     """Return for how long the oldest call has waited that no server has taken; 0 for none.
 
     The id of an entry says when it was made, on the clock of Redis.
@@ -53,7 +52,7 @@ def oldest_seconds(url: str, queue: str, *, timeout_seconds: float) -> float:
     Raises:
         OSError, RedisError: Redis does not answer.
     """
-    connection = Connection(url, timeout_seconds=timeout_seconds)
+    connection = Connection(url, timeout_seconds=ASK_SECONDS)
     try:
         if not connection.ask("EXISTS", queue):
             return 0.0

@@ -45,17 +45,25 @@ def reply_key(client_id: str) -> str:
 
 
 # A member is "<waiting limit>:<consumer>", so that callers know both with one look.
-# KEYS: queue, servers. ARGV: reply key, wire id, id, function, headers, body, milliseconds left.
+# KEYS: queue, servers. ARGV: reply key; then of each call wire id, id, function, headers, body,
+# milliseconds left. Returns how many were taken, and why not the rest.
 CALL = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local server = redis.call('ZRANGE', KEYS[2], -1, -1, 'WITHSCORES')
-if not server[1] or tonumber(server[2]) < now then return 'nobody' end
-if redis.call('XLEN', KEYS[1]) >= tonumber(string.match(server[1], '^%d+')) then return 'full' end
-local id = redis.call('XADD', KEYS[1], 'NOMKSTREAM', '*', 'reply_to', ARGV[1], 'wire_id', ARGV[2],
-  'id', ARGV[3], 'function', ARGV[4], 'headers', ARGV[5], 'body', ARGV[6],
-  'deadline_ms', string.format('%.0f', now + ARGV[7]))
-return id or 'nobody'
+if not server[1] or tonumber(server[2]) < now then return {0, 'nobody'} end
+local room = tonumber(string.match(server[1], '^%d+')) - redis.call('XLEN', KEYS[1])
+local taken = 0
+for i = 2, #ARGV, 6 do
+  if taken >= room then return {taken, 'full'} end
+  local id = redis.pcall('XADD', KEYS[1], 'NOMKSTREAM', '*', 'reply_to', ARGV[1],
+    'wire_id', ARGV[i], 'id', ARGV[i + 1], 'function', ARGV[i + 2], 'headers', ARGV[i + 3],
+    'body', ARGV[i + 4], 'deadline_ms', string.format('%.0f', now + ARGV[i + 5]))
+  if not id then return {taken, 'nobody'} end
+  if type(id) == 'table' then return {taken, id.err} end
+  taken = taken + 1
+end
+return {taken}
 """
 
 # Is there a server, or one that is still at work though it takes nothing new? Returns 1 or 0.
@@ -94,12 +102,23 @@ end
 # Take what was done off the queue. An entry that another has taken since is left to it.
 # KEYS: queue. ARGV: group, consumer, ids.
 DONE = """
+local mine = {}
+if #ARGV > 5 then
+  local pending = redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', 1000, ARGV[2])
+  for _, entry in ipairs(pending) do mine[entry[1]] = true end
+end
+local ids = {}
 for i = 3, #ARGV do
-  local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
-  if not entry or entry[2] == ARGV[2] then
-    redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-    redis.call('XDEL', KEYS[1], ARGV[i])
+  local is_mine = mine[ARGV[i]]
+  if not is_mine then
+    local entry = redis.call('XPENDING', KEYS[1], ARGV[1], ARGV[i], ARGV[i], 1)[1]
+    is_mine = not entry or entry[2] == ARGV[2]
   end
+  if is_mine then ids[#ids + 1] = ARGV[i] end
+end
+if #ids > 0 then
+  redis.call('XACK', KEYS[1], ARGV[1], unpack(ids))
+  redis.call('XDEL', KEYS[1], unpack(ids))
 end
 """
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, ClassVar
 
 from mainstay import context as contexts
+from mainstay import failpoints
 from mainstay.deadletters import DeadLetter, dead_letters_of
-from mainstay.lifecycle import Pulse
-from mainstay.rpc.address import address_of
-from mainstay.rpc.intake import Buried, Delivery, Intake, Terms
-from mainstay.rpc.line import CONNECT_SECONDS, Note
-from mainstay.rpc.redis_streams.connection import Argument, Connection, RedisError
+from mainstay.rpc.intake import Delivery, Intake, Listener, Settlement, Terms
+from mainstay.rpc.line import CONNECT_SECONDS
+from mainstay.rpc.redis_streams.connection import Argument, Connection, Heard, RedisError
 from mainstay.rpc.redis_streams.layout import (
     BURY,
     DONE,
@@ -50,25 +48,14 @@ FORGET_SECONDS = 300.0
 # So long idle that the next server that looks takes it.
 GIVEN_BACK_MS = 86_400_000
 
-Heard = Callable[[Any], object]
 Refused = Callable[[str], object]
 
 
 class StreamsIntake(Intake):
     outlives_connection: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        url: str,
-        terms: Terms,
-        *,
-        take: Callable[[Delivery], object],
-        buried: Buried,
-        note: Note,
-        pulse: Pulse | None = None,
-    ) -> None:
-        super().__init__(terms, address_of(url), take=take, buried=buried, note=note, pulse=pulse)
-        self._url = url
+    def __init__(self, url: str, terms: Terms, listener: Listener) -> None:
+        super().__init__(url, terms, listener)
         # Never the name of an earlier process: two of one name would share what is pending.
         self._consumer = f"{os.uname().nodename}:{os.getpid()}:{contexts.new_id()[:8]}"
         # What is in hand is in the stream as well, so it counts.
@@ -79,15 +66,14 @@ class StreamsIntake(Intake):
         self._scripts: dict[str, bytes] = {}
         self._writer: Connection | None = None
         self._reader: Connection | None = None
-        self._asked: deque[tuple[Heard | None, Refused | None]] = deque()
         self._offset_seconds = 0.0  # the server's clock minus our monotonic one
         self._reader_id = 0
+        self._heard_at = 0.0
         self._next_sweep = 0.0
         self._is_reading = False
         self._has_left = False
 
     def _open(self) -> None:
-        self._asked.clear()
         self._is_reading = self._has_left = False
         writer = self._writer = Connection(self._url, timeout_seconds=CONNECT_SECONDS)
         reader = self._reader = Connection(self._url, timeout_seconds=CONNECT_SECONDS)
@@ -109,37 +95,38 @@ class StreamsIntake(Intake):
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         poll.register(reader, select.POLLIN)
-        wake, replies = self._wake.fileno(), reader.fileno()
-        heard_at = next_tick = time.monotonic()
+        poll.register(writer, select.POLLIN)
+        wake, calls, answers = self._wake.fileno(), reader.fileno(), writer.fileno()
+        next_tick = self._heard_at = time.monotonic()
+        was_full = False
         while True:
             now = time.monotonic()
             if now >= next_tick:
                 next_tick = now + self._tick_seconds
-                self._tick()
-            self._settle_all(writer)
+                self._tick(writer)
+            with self._settling:
+                self._settle_all(writer)
             if self._is_stopping:
                 self._leave(writer)
             self._read(reader)
             writer.flush()
             reader.flush()
             if self._closing.is_set() and not (
-                writer.wants_write or self._asked or self._is_reading
+                writer.wants_write or writer.has_asked or self._is_reading
             ):
                 return
             self._beat()
-            poll.register(writer, select.POLLIN | (select.POLLOUT if writer.wants_write else 0))
-            ready = {fd for fd, _ in poll.poll(max(next_tick - now, 0.0) * 1000)}
-            if wake in ready:
-                self._wake.clear()
-            if writer.fileno() in ready:
-                for answer in writer.read():
-                    self._heard(*self._asked.popleft(), answer)
-            if replies in ready:
-                for answer in reader.read():
-                    self._received(answer)
-            if replies in ready or not self._is_reading:
-                heard_at = time.monotonic()
-            if time.monotonic() - heard_at > SILENCE_SECONDS:
+            if writer.wants_write or was_full:
+                was_full = writer.wants_write
+                poll.modify(writer, writer.events)
+            for ready, _ in poll.poll(max(next_tick - now, 0.0) * 1000):
+                if ready == wake:
+                    self._wake.clear()
+                elif ready == calls:
+                    reader.read()
+                elif ready == answers:
+                    writer.read()
+            if self._is_reading and time.monotonic() - self._heard_at > SILENCE_SECONDS:
                 raise TimeoutError("Redis is silent")
 
     # What comes.
@@ -149,7 +136,9 @@ class StreamsIntake(Intake):
         if self._is_reading or self._is_stopping or free <= 0:
             return
         self._is_reading = True
+        self._heard_at = time.monotonic()
         reader.push(
+            self._received,
             "XREADGROUP", "GROUP", GROUP, self._consumer, "COUNT", min(free, BATCH),
             "BLOCK", int(BLOCK_SECONDS * 1000), "STREAMS", self.terms.queue, ">",
         )  # fmt: skip
@@ -191,7 +180,7 @@ class StreamsIntake(Intake):
             delivery, settlement = self._settled.popleft()
             if not self._let_go(delivery):
                 continue
-            id, reply_to, wire_id = delivery.receipt
+            id = delivery.receipt[0]
             if settlement.give_back:
                 arguments = (GROUP, self._consumer, id, GIVEN_BACK_MS)
                 self._script(writer, GIVE_BACK, None, (self.terms.queue,), *arguments)
@@ -200,14 +189,37 @@ class StreamsIntake(Intake):
                 self._bury(writer, id, settlement.letter)
             else:
                 done.append(id)
-            if settlement.answer is not None and reply_to and wire_id:
-                self._ask(
-                    writer, None, "XADD", reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLIES_LIMIT,
-                    "*", "wire_id", wire_id, "body", settlement.answer,
-                )  # fmt: skip
+            self._reply(writer, delivery, settlement)
         if done:
-            # After the replies, on the same socket, so Redis does them in this order.
-            self._script(writer, DONE, None, (self.terms.queue,), GROUP, self._consumer, *done)
+            self._done(writer, *done)
+
+    def _settle_alone(self, delivery: Delivery, settlement: Settlement) -> bool:
+        writer = self._writer
+        if writer is None or not writer.is_shared:
+            return False
+        self._reply(writer, delivery, settlement)
+        self._done(writer, delivery.receipt[0])
+        with suppress(OSError):  # then the intake's own thread hears it too
+            writer.flush()
+        if writer.wants_write or not self._is_reading:
+            self._wake.set()  # it waits for room in the socket, or for a free hand
+        return True
+
+    def _reply(self, writer: Connection, delivery: Delivery, settlement: Settlement) -> None:
+        _, reply_to, wire_id = delivery.receipt
+        if settlement.answer is not None and reply_to and wire_id:
+            self._ask(
+                writer, None,
+                "XADD", reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLIES_LIMIT,
+                "*", "wire_id", wire_id, "body", settlement.answer,
+            )  # fmt: skip
+            if failpoints.is_armed("rpc.after_reply"):
+                writer.flush()  # else the reply would be piled up, and die here too
+                failpoints.reach("rpc.after_reply")
+
+    def _done(self, writer: Connection, *ids: bytes) -> None:
+        # After the replies, on the same socket, so Redis does them in this order.
+        self._script(writer, DONE, None, (self.terms.queue,), GROUP, self._consumer, *ids)
 
     def _bury(self, writer: Connection, id: bytes, letter: DeadLetter | None) -> None:
         """Bury an entry of ours as *letter*; without one, an entry that too many let lie."""
@@ -231,10 +243,7 @@ class StreamsIntake(Intake):
 
     # Once a second at least.
 
-    def _tick(self) -> None:
-        writer = self._writer
-        if writer is None:
-            return
+    def _tick(self, writer: Connection) -> None:
         if not self._has_left:
             self._ask(writer, self._set_clock, *self._heartbeat())
         with self._lock:
@@ -320,8 +329,7 @@ class StreamsIntake(Intake):
         *command: Argument,
         refused: Refused | None = None,
     ) -> None:
-        self._asked.append((heard, refused))
-        writer.push(*command)
+        writer.push(partial(self._heard, heard, refused), *command)
 
     def _script(
         self,

@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -35,17 +35,27 @@ from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.letters import Undertaker
-from mainstay.tasks.celery.profiles import CONFIRM_TIMEOUT_SECONDS, transport_of
+from mainstay.tasks.celery.profiles import (
+    CONFIRM_TIMEOUT_SECONDS,
+    DELAY_LIMIT_SECONDS,
+    transport_of,
+)
 from mainstay.tasks.celery.queues import DELIVERY_LIMIT, DeclaredQueues, TaskQueue
+from mainstay.tasks.celery.recording import Recorder
 from mainstay.tasks.celery.reports import Reports
 from mainstay.tasks.celery.senders import Senders
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
 from mainstay.tasks.celery.worker import WorkerSide
+from mainstay.tasks.effects import takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
 
 if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import Session, scoped_session
+
     from mainstay.config import Settings
     from mainstay.resources.sqlalchemy import Database
+    from mainstay.resources.sqlalchemy.outbox import Outbox
     from mainstay.tasks.celery.base import Task
 
 T = TypeVar("T")
@@ -88,26 +98,50 @@ def get_celery_app(holder: Any) -> App:
     )
 
 
-def send(task: Task, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
+def send(
+    task: Task,
+    /,
+    *args: Any,
+    task_id: str | None = None,
+    session: Session | scoped_session[Any] | None = None,
+    **kwargs: Any,
+) -> str:
     """Send *task* and return its id, once the broker has confirmed it.
+
+    With a *session* it leaves with the commit of that, and never without: it is written into the
+    service's outbox, and relayed afterwards, at least once, as soon as the broker takes it.
 
     Args:
         task_id: The id, where the sender makes it: sending twice under one id is one task.
+        session: The unit of work that the task is a part of.
         args, kwargs: The task's own.
 
     Raises:
         TooLarge: No worker would take the arguments.
         Unavailable: The broker did not accept it; see :func:`mainstay.tasks.celery.sending.publish`
             for what each kind says.
+        Overloaded: With a session: more messages wait in the outbox than may.
     """
     id = task_id or new_id()
-    task.apply_async(args, kwargs, task_id=id)
+    task.apply_async(args, kwargs, task_id=id, **({} if session is None else {"session": session}))
     return id
 
 
-async def asend(task: Task, /, *args: Any, task_id: str | None = None, **kwargs: Any) -> str:
-    """As :func:`send`, on a thread of its own, so that the event loop goes on."""
-    id: str = await task.app.aside(partial(send, task, *args, task_id=task_id, **kwargs))
+async def asend(
+    task: Task,
+    /,
+    *args: Any,
+    task_id: str | None = None,
+    session: AsyncSession | None = None,
+    **kwargs: Any,
+) -> str:
+    """As :func:`send`, without stopping the event loop: on a thread of its own, or in the
+    *session*.
+    """
+    call = partial(send, task, *args, task_id=task_id, **kwargs)
+    if session is not None:
+        return await session.run_sync(lambda unit: call(session=unit))
+    id: str = await task.app.aside(call)
     return id
 
 
@@ -147,6 +181,7 @@ class App(celery.Celery):
         self._senders = Senders()
         self._delayed_pid = 0
         self.add_defaults(lambda: profiles.configuration(service.settings, self.task_queues))
+        self.outbox = _outbox_of(service)
         service.hold(Broker(self))
         self.worker = WorkerSide(self)
         if modules:
@@ -216,12 +251,6 @@ class App(celery.Celery):
             )
         return database
 
-    def deduplicated(self, session: Any, id: str) -> AbstractContextManager[None]:
-        """Do the effect of *id* once; see :mod:`mainstay.resources.sqlalchemy.inbox`."""
-        from mainstay.resources.sqlalchemy.inbox import deduplicated
-
-        return deduplicated(session, id)
-
     # --- sending ---------------------------------------------------------------------------
 
     def send_task(
@@ -233,16 +262,30 @@ class App(celery.Celery):
         eta: Any = None,
         task_id: str | None = None,
         producer: Any = None,
+        session: Session | scoped_session[Any] | None = None,
         **options: Any,
     ) -> Any:
         """As Celery's, and within two seconds: confirmed by the broker, or an error that says
         what is known; see :func:`mainstay.tasks.celery.sending.publish`.
+
+        With a *session*, and when it is due later than in ten minutes, it waits in the outbox.
         """
         id = task_id or new_id()
-        sending.check_delay(name, {"countdown": countdown, "eta": eta})
+        delay = sending.delay_seconds(countdown, eta)
         travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]
         sending.check_body(name, travelling, self.service.settings.body_limit_bytes)
         headers = sending.context_headers() | dict(options.pop("headers", None) or {})
+        if session is not None or delay > DELAY_LIMIT_SECONDS:
+            outbox = self._outbox_for(name, session, delay)
+            recorder = Recorder()
+            result = super().send_task(
+                name, args, kwargs, task_id=id, producer=recorder, headers=headers, **options
+            )
+            message, is_tracked = recorder.message(id, name), self._is_tracked(name, options)
+            own = outbox.database.session() if session is None else nullcontext(session)
+            with own as unit:
+                outbox.put(unit, message, delay_seconds=delay, is_tracked=is_tracked)
+            return result
         is_amqp = transport_of(self.conf.broker_url) == "amqp"
         if is_amqp:
             options.setdefault("mandatory", True)
@@ -292,14 +335,28 @@ class App(celery.Celery):
             for connection in list(pool._resource.queue):
                 pool.collect_resource(connection)
 
-    def _note_sent(
-        self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
-    ) -> bool:
+    def _outbox_for(self, name: str, session: object, delay_seconds: float) -> Outbox:
+        if self.outbox is not None and self.outbox.is_named:
+            return self.outbox
+        if session is None:
+            raise sending.due_too_late(name, delay_seconds)
+        raise Misconfigured(
+            f"{name} is to leave with a commit, and the service holds no database: "
+            "Service(settings, Database(…))"
+        )
+
+    def _is_tracked(self, name: str, options: Mapping[str, Any]) -> bool:
         task = self._tasks.get(name)
         if options.get("retries") or not getattr(task, "track_status", True):
             return False
-        if name.startswith("celery."):
+        return not name.startswith("celery.")
+
+    def _note_sent(
+        self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
+    ) -> bool:
+        if not self._is_tracked(name, options):
             return False
+        task = self._tasks.get(name)
         queue = options.get("queue") or getattr(task, "queue", None)
         queue_name = str(getattr(queue, "name", queue) or self.conf.task_default_queue)
         return self.reports.sent(id, name, queue_name, headers[CORRELATION_ID], None)
@@ -326,8 +383,6 @@ class App(celery.Celery):
     # --- Celery's own ----------------------------------------------------------------------
 
     def type_checker(self, fun: Any, bound: bool = False) -> Any:
-        from mainstay.tasks.celery.base import takes_session
-
         if not takes_session(fun):
             return super().type_checker(fun, bound=bound)
         # The session is ours to give: whoever sends the task gives the other arguments.
@@ -358,6 +413,16 @@ class App(celery.Celery):
                 raise
             sys.stderr.write(f"{error}\n")
             raise SystemExit(Misconfigured.exit_code) from error
+
+
+def _outbox_of(service: Service) -> Outbox | None:
+    """Return the outbox of *service*, where it holds a database."""
+    database = database_of(service)
+    if database is None:
+        return None
+    from mainstay.resources.sqlalchemy.outbox import Outbox
+
+    return service.find(Outbox) or service.hold(Outbox(database))
 
 
 def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import celery
@@ -12,11 +11,12 @@ from mainstay.pipeline import drive, stations
 from mainstay.retries import Backoff
 from mainstay.tasks.celery.entry import TaskEntry
 from mainstay.tasks.celery.profiles import Profile, acknowledgement, soft_limit
+from mainstay.tasks.effects import check_session
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
-__all__ = ["Task", "takes_session"]
+__all__ = ["Task"]
 
 
 class Task(celery.Task):
@@ -29,6 +29,9 @@ class Task(celery.Task):
         profile: ``redeliver`` or ``dead-letter``: what becomes of it when its worker dies; the
             application's by default.
         once: Its effect, written with ``session``, happens once however often it is delivered.
+        fenced: Likewise, for a task that commits more than once: each commit of ``session`` holds
+            only while no newer delivery has taken the task over, and
+            :func:`~mainstay.resources.sqlalchemy.first_time` tells which steps are done.
         track_status: Keep a status that can be asked for; off for work that nobody asks about.
         backoff: How often and how far apart it is tried again after a passing failure.
     """
@@ -38,6 +41,7 @@ class Task(celery.Task):
 
     profile: ClassVar[Profile | None] = None
     once: ClassVar[bool] = False
+    fenced: ClassVar[bool] = False
     track_status: ClassVar[bool] = True
     backoff: ClassVar[Backoff] = Backoff()
     takes_session: ClassVar[bool] = False
@@ -55,12 +59,7 @@ class Task(celery.Task):
                 setattr(cls, option, value)
         if cls.time_limit and not cls.soft_time_limit:
             cls.soft_time_limit = soft_limit(cls.time_limit)
-        cls.takes_session = takes_session(cls.run)
-        if cls.once and not cls.takes_session:
-            raise Misconfigured(
-                f"task {cls.name}: once=True needs a parameter `session`, whose transaction holds "
-                "the effect and the note that it is done"
-            )
+        cls.takes_session = check_session(cls.name, cls.run, once=cls.once, fenced=cls.fenced)
         bound: App = super().bind(app)
         return bound
 
@@ -84,11 +83,3 @@ class Task(celery.Task):
             ignored = self.request.ignore_result
             if not (self.ignore_result if ignored is None else ignored):
                 self.update_state(state="PROGRESS", meta=told)
-
-
-def takes_session(run: Any) -> bool:
-    """Does a task's function have a parameter called ``session``?"""
-    try:
-        return "session" in inspect.signature(run).parameters
-    except (TypeError, ValueError):
-        return False

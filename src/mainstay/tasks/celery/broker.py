@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mainstay.context import new_id
 from mainstay.resources.amqp import RabbitMQ
-from mainstay.resources.redis import Redis
 from mainstay.service import Resource
 from mainstay.tasks.celery.profiles import transport_of
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
+    from mainstay.tasks.celery.relaying import TaskPublisher
 
 __all__ = ["Broker"]
 
@@ -25,6 +23,8 @@ class Broker(Resource):
 
     def __init__(self, app: App) -> None:
         self.app = app
+        # With an outbox tasks are accepted while it is away.
+        self.optional = app.outbox is not None
 
     @property
     def is_named(self) -> bool:
@@ -32,16 +32,31 @@ class Broker(Resource):
 
     def ping(self) -> Mapping[str, object] | None:
         url = str(self.service.settings.celery_broker_url)
-        server = RabbitMQ(url=url) if transport_of(url) == "amqp" else Redis(url=url)
-        return server.ping()
+        if transport_of(url) == "amqp":
+            return RabbitMQ(url=url).ping()
+        from mainstay.resources.redis import Redis
+
+        return Redis(url=url).ping()
 
     async def asend(
-        self, task: Any, /, *args: Any, task_id: str | None = None, **kwargs: Any
+        self,
+        task: Any,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Any = None,
+        **kwargs: Any,
     ) -> str:
         """Send *task* for a unit of work that knows no Celery; see `mainstay.outgoing`."""
-        id = task_id or new_id()
-        await self.app.aside(partial(task.apply_async, args, kwargs, task_id=id))
-        return id
+        from mainstay.tasks.celery.app import asend
+
+        return await asend(task, *args, task_id=task_id, session=session, **kwargs)
+
+    def outbox_publisher(self) -> TaskPublisher:
+        """Return what publishes the tasks that leave the outbox; see `mainstay.outgoing`."""
+        from mainstay.tasks.celery.relaying import TaskPublisher
+
+        return TaskPublisher(self.app)
 
     def close(self) -> None:
         self.app.close_senders()

@@ -2,7 +2,8 @@
 
 No message can stop the worker, jam it or vanish: what Celery cannot take becomes a dead letter
 with its reason. `Consumer.create_task_handler` is the one method used here that Celery does not
-document; a contract test holds it for every supported version.
+document; a contract test holds it for every supported version, and another one what
+`watch_again` knows of a child.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
+from kombu.utils.functional import retry_over_time
 from typing_extensions import override
 
+from mainstay.config.urls import mask
 from mainstay.tasks.celery.guard import Limits, Surprise, surprise
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
@@ -26,7 +29,7 @@ from mainstay.tasks.celery.profiles import transport_of
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
-__all__ = ["GuardedConsumer", "Recent"]
+__all__ = ["GuardedConsumer", "Recent", "watch_again"]
 
 logger = logging.getLogger(__name__)
 
@@ -54,10 +57,22 @@ class Recent:
         return is_full and now - self._last[0] < self._window_seconds
 
 
+def watch_again(pool: Any) -> None:
+    """Have the children of *pool* watched whose end was noticed before it could be collected.
+
+    Celery forgets what it watched of such a child, and after a reconnect registers nothing for it,
+    an error that ends the worker.
+    """
+    for child in getattr(getattr(pool, "_pool", None), "_pool", ()):
+        if getattr(child, "_sentinel_poll", 0) is None:
+            del child._sentinel_poll
+
+
 class GuardedConsumer(Consumer):
     """Celery's consumer; ``worker_consumer`` names it."""
 
     app: App
+    connection: Any
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._unforeseen = Recent(_UNFORESEEN_LIMIT, window_seconds=_UNFORESEEN_WINDOW_SECONDS)
@@ -65,6 +80,7 @@ class GuardedConsumer(Consumer):
 
     def create_task_handler(self, *args: Any, **kwargs: Any) -> Callable[[Any], None]:
         take: Callable[[Any], None] = super().create_task_handler(*args, **kwargs)
+        watch_again(self.pool)  # here, because the pool registers its children next
         settings = self.app.service.settings
         limits = Limits(body_bytes=settings.body_limit_bytes)
         # KeyError is among kombu's connection errors on Redis, and among a message's surprises.
@@ -167,6 +183,14 @@ class GuardedConsumer(Consumer):
         self.bury(message, Surprise("malformed:task", str(exc)[:500]))
         signals.task_rejected.send(sender=self, message=message, exc=exc)
 
+    @override
+    def shutdown(self) -> None:
+        if self.connection is None:
+            # It was lost before. Celery asks it which errors do not matter while its channels are
+            # closed, and so would end with another.
+            self.connection = self.app.connection_for_read()
+        super().shutdown()
+
     def register_with_event_loop(self, hub: Any) -> None:
         super().register_with_event_loop(hub)
         hub.call_repeatedly(_BEAT_SECONDS, self._beat)
@@ -185,7 +209,10 @@ class GuardedConsumer(Consumer):
         connection = self.connection
         if transport_of(self.app.conf.broker_url) != "redis" or connection is None:
             return
+        is_draining = self.app.service.lifecycle.draining.is_set()
         for channel in list(connection.transport.channels or ()):
+            if not is_draining:
+                channel.verify()  # raises what Celery takes for a lost connection
             try:
                 channel.renew()
             except self.connection_errors as error:
@@ -206,19 +233,32 @@ class GuardedConsumer(Consumer):
         def tell(error: BaseException, interval: float) -> None:
             worker.connecting()
             logger.error(
-                "the broker %s cannot be reached (%s); trying again in %.1f s",
-                conn.as_uri(),
-                type(error).__name__,
+                "the broker %s cannot be reached (%s): is it up, and is CELERY_BROKER_URL right? "
+                "trying again in %.1f s",
+                mask(str(self.app.conf.broker_url)),
+                getattr(error, "reply_text", None) or type(error).__name__,
                 interval,
             )
 
-        conn = conn.ensure_connection(
-            tell,
-            None,
-            interval_start=_RECONNECT_SECONDS,
-            interval_step=_RECONNECT_SECONDS,
-            interval_max=_RECONNECT_MOST_SECONDS,
-            callback=keep_trying,
+        def tell_refusal(error: BaseException, intervals: Iterator[float], _tries: int) -> float:
+            interval = next(intervals)
+            tell(error, interval)
+            return interval
+
+        pauses = {
+            "interval_start": _RECONNECT_SECONDS,
+            "interval_step": _RECONNECT_SECONDS,
+            "interval_max": _RECONNECT_MOST_SECONDS,
+            "callback": keep_trying,
+        }
+        # A broker that answers, and lets nobody in by this name or password, ends kombu's own
+        # attempts; Celery would then begin anew at once, dozens of times a second.
+        conn = retry_over_time(
+            conn.ensure_connection,
+            (*conn.connection_errors, *conn.channel_errors),
+            kwargs={"errback": tell, **pauses},
+            errback=tell_refusal,
+            **pauses,
         )
         self.first_connection_attempt = False
         worker.connected(self)

@@ -44,5 +44,6 @@ def _is_command(body: object) -> bool:
     if not isinstance(body.get("destination"), list | tuple | None):
         return False
     return not reply_to or (
-        isinstance(reply_to, dict) and {"exchange", "routing_key"} <= reply_to.keys()
+        isinstance(reply_to, dict)
+        and all(isinstance(reply_to.get(name), str) for name in ("exchange", "routing_key"))
     )

@@ -13,10 +13,8 @@ import orjson
 
 from mainstay.deadletters import dead_letters_of
 from mainstay.resources.amqp.connection import connect as connect_amqp
-from mainstay.resources.redis.client import connect as connect_redis
 from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.celery.sending import SENT_AT
-from mainstay.tasks.celery.transport import FLIGHT_PREFIX, FLIGHTS
 
 __all__ = ["Depth", "Depths", "depths_of"]
 
@@ -95,9 +93,13 @@ class _AmqpDepths:
 
 class _RedisDepths:
     def __init__(self, url: str) -> None:
+        from mainstay.resources.redis.client import connect as connect_redis
+
         self._client = connect_redis(url)
 
     def look(self, queues: Iterable[str]) -> Mapping[str, Depth]:
+        from mainstay.tasks.celery.transport import FLIGHT_PREFIX, FLIGHTS
+
         names = list(queues)
         flights: Any = self._client.zrange(FLIGHTS, 0, -1)
         flown = [flight.decode() for flight in flights]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -16,6 +15,7 @@ from mainstay.deadletters import reason_of
 from mainstay.errors import AlreadyDone, Bury
 from mainstay.pipeline import Entry, Step, outcome_of
 from mainstay.retries import RetryIn, decide
+from mainstay.tasks.effects import Effect
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.base import Task
@@ -33,6 +33,10 @@ _CARRIED = (
 _NO_LIMIT_OF_CELERY = 1_000_000
 
 
+class _TakenOver(Ignore):
+    """A newer delivery does the task: this one is neither done nor failed."""
+
+
 class TaskEntry(Entry[Any]):
     """A task that a worker, or an eager call, does now."""
 
@@ -47,6 +51,9 @@ class TaskEntry(Entry[Any]):
         self._request = task.request
         self._attempt = int(self._request.retries or 0) + 1
         self._headers = self._carried()
+        self._effect = Effect(
+            lambda: task.app.database, str(self._request.id), once=task.once, fenced=task.fenced
+        )
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -69,6 +76,8 @@ class TaskEntry(Entry[Any]):
     def outcome(self, error: BaseException | None) -> str:
         if isinstance(error, Retry):
             return "retry"
+        if isinstance(error, _TakenOver):
+            return "cancelled"
         if isinstance(error, Ignore):
             return "done"
         if isinstance(error, Reject):
@@ -96,6 +105,9 @@ class TaskEntry(Entry[Any]):
             facts["reason"] = type(error.exc).__name__ if error.exc is not None else "asked for"
             facts["retry_in_seconds"] = error.when if isinstance(error.when, float) else None
             error = None
+        elif isinstance(error, _TakenOver):
+            level, error = "warning", None
+            facts["reason"] = "taken over by a newer delivery"
         elif isinstance(error, Ignore):
             error = None
         elif outcome == "cancelled":
@@ -116,33 +128,43 @@ class TaskEntry(Entry[Any]):
         return carried
 
     def _do(self) -> Any:
-        task, reports = self._task, self._task.app.reports
+        effect = self._effect
+        self._request.epoch = 0  # a header of the message could have said anything
         try:
-            if not reports.started(task, self._attempt):
-                # Workers forget what was called off when they restart; its status does not.
-                raise Ignore("called off")
             try:
-                result = self._run()
-            except AlreadyDone:
-                result = self._done_before()
+                if self._has_unit:
+                    effect.claim()
+                    self._request.epoch = effect.epoch
+                return self._begin()
+            except AlreadyDone as error:
+                if not effect.is_done(error):
+                    raise
+                return self._done_before()
         except (Retry, Ignore, Reject):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
+            if effect.is_taken_over(error):
+                raise _TakenOver("a newer delivery does it") from None
             self._failed(error)
-        else:
-            return result
+
+    def _begin(self) -> Any:
+        if not self._task.app.reports.started(self._task, self._attempt):
+            # Workers forget what was called off when they restart; its status does not.
+            raise Ignore("called off")
+        return self._run()
+
+    @property
+    def _has_unit(self) -> bool:
+        return self._task.takes_session and "session" not in self._kwargs
 
     def _run(self) -> Any:
         """Do the body, inside a unit of work when it asks for a session."""
         task = self._task
-        if not task.takes_session or "session" in self._kwargs:
+        if not self._has_unit:
             result = task.run(*self._args, **self._kwargs)
             task.app.reports.succeeded(task, self._attempt, result)
             return result
-        with ExitStack() as unit:
-            session = unit.enter_context(task.app.database.session())
-            if task.once:
-                unit.enter_context(task.app.deduplicated(session, f"task:{self._request.id}"))
+        with self._effect.session() as session:
             result = task.run(*self._args, session=session, **self._kwargs)
             in_transaction = task.app.reports.succeeded_in(session, task, self._attempt, result)
             failpoints.reach("tasks.before_commit")

@@ -109,6 +109,8 @@ def _headers(headers: Any) -> Mapping[str, Any]:
     if eta is not None and eta > datetime.now(UTC) + _FURTHEST_ETA:
         raise _Wrong("eta", f"it is due at {eta.isoformat()}, more than a day ahead")
     _moment(headers, "expires")
+    # Where they do not belong, and would count all the same.
+    _following(headers, "headers")
     return headers
 
 
@@ -169,6 +171,29 @@ def _body(payload: Any) -> None:
         raise _Wrong("kwargs", "the keyword arguments must be a table")
     if not isinstance(embed, dict | None):
         raise _Wrong("embed", "the options must be a table")
+    if embed:
+        _following(embed, "embed")
+
+
+def _following(options: Mapping[str, Any], what: str) -> None:
+    # Celery reads it when the task has been done, or has failed: too late to refuse it.
+    for name in ("callbacks", "errbacks", "chain", "chord"):
+        following = options.get(name)
+        if following is None:
+            continue
+        signatures = [following] if name == "chord" else following
+        if not isinstance(signatures, list) or not all(map(_is_signature, signatures)):
+            raise _Wrong(what, f"what follows on the task ({name!r}) must be signatures")
+
+
+def _is_signature(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and _is_text(value.get("task"))
+        and isinstance(value.get("args"), list | None)
+        and isinstance(value.get("kwargs"), dict | None)
+        and isinstance(value.get("options"), dict)
+    )
 
 
 def _brackets(body: Any) -> int:

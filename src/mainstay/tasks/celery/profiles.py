@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+import celery
+
 from mainstay.config import urls
 from mainstay.errors import Misconfigured
 from mainstay.tasks.celery.queues import TaskQueue
@@ -40,7 +42,15 @@ HEARTBEAT_SECONDS = 10
 DELAY_LIMIT_SECONDS = 600.0
 """What is due later than this does not belong in a broker."""
 _CONSUMER_TIMEOUT_MARGIN_SECONDS = 60.0
+# How often a worker on Redis looks for what others have left; see `transport`.
+_LOOK_SECONDS = 1.0
 _ROOM = "mainstay.tasks.celery"
+# Before Celery 5.7 one option stands for both.
+_ACKS_ON_FAILURE = (
+    ("acks_on_failure", "acks_on_timeout")
+    if hasattr(celery.Task, "acks_on_failure")
+    else ("acks_on_failure_or_timeout",)
+)
 
 
 def transport_of(url: str) -> str:
@@ -60,8 +70,7 @@ def acknowledgement(profile: Profile) -> dict[str, bool]:
     """Return the options of a task under *profile*."""
     return {
         "acks_late": True,
-        "acks_on_failure": False,
-        "acks_on_timeout": False,
+        **dict.fromkeys(_ACKS_ON_FAILURE, False),
         "reject_on_worker_lost": profile == "redeliver",
     }
 
@@ -163,11 +172,11 @@ def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[
             "task_acks_late is off: a task is lost when its worker dies: leave it on "
             "(CELERY_TASK_ACKS_LATE=1)"
         )
-    elif conf["task_acks_on_failure"] and not conf["task_reject_on_worker_lost"]:
+    elif conf[f"task_{_ACKS_ON_FAILURE[0]}"] and not conf["task_reject_on_worker_lost"]:
         found.append(
             "task_acks_late alone loses the tasks of killed workers: choose a profile "
-            "(CELERY_TASK_PROFILE=redeliver or dead-letter) and leave task_acks_on_failure and "
-            "task_reject_on_worker_lost alone"
+            f"(CELERY_TASK_PROFILE=redeliver or dead-letter) and leave task_{_ACKS_ON_FAILURE[0]} "
+            "and task_reject_on_worker_lost alone"
         )
     found += _limits(conf["task_time_limit"], conf["task_soft_time_limit"], "task")
     if "pickle" in (conf["accept_content"] or ()) or "application/x-python-serialize" in (
@@ -203,7 +212,7 @@ def task_refusals(name: str, task: Any) -> list[str]:
         found.append(
             f"task {name}: acks_late is off: it is lost when its worker dies: leave it out"
         )
-    elif task.acks_on_failure and not task.reject_on_worker_lost:
+    elif getattr(task, _ACKS_ON_FAILURE[0]) and not task.reject_on_worker_lost:
         found.append(
             f"task {name}: acks_late alone loses it when its worker is killed: give it "
             "profile='redeliver' or profile='dead-letter' instead"
@@ -245,7 +254,7 @@ def _transport_options(transport: str) -> dict[str, Any]:
             "socket_timeout": CONFIRM_TIMEOUT_SECONDS,
             "socket_keepalive": True,
             "health_check_interval": 10,
-            "unacked_restore_interval": 3,
+            "unacked_restore_interval": _LOOK_SECONDS,
             "priority_steps": [0],
         }
     return once

@@ -20,6 +20,7 @@ from mainstay.retries import is_transient
 from mainstay.tasks.celery.statuses import store_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.tasks.telling import error_of, plain, result_of
+from mainstay.taskstates import ANY_EPOCH
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -76,6 +77,7 @@ class Reports:
                 name=task.name,
                 state=State.STARTED,
                 attempts=attempt,
+                epoch=_epoch_of(task),
                 correlation_id="" if context is None else context.correlation_id,
             )
         )
@@ -91,12 +93,26 @@ class Reports:
             return False, None
         return True, status.result
 
+    def is_done(self, id: str) -> bool:
+        """Is the task known to be done? Not where nobody keeps that, or can be asked now."""
+        try:
+            status = None if self.store is None else self.store.find(id)
+        except Retry:
+            return False
+        return status is not None and status.state is State.SUCCESS
+
     def progress(self, task: Task, told: dict[str, Any]) -> None:
         """The task tells how far it is."""
         if task.track_status and task.request.id:
             attempt = int(task.request.retries or 0) + 1
             self._tell(
-                TaskStatus(id=task.request.id, state=State.PROGRESS, attempts=attempt, meta=told)
+                TaskStatus(
+                    id=task.request.id,
+                    state=State.PROGRESS,
+                    attempts=attempt,
+                    epoch=_epoch_of(task),
+                    meta=told,
+                )
             )
 
     def succeeded_in(self, session: Any, task: Task, attempt: int, result: Any) -> bool:
@@ -131,7 +147,7 @@ class Reports:
         """The worker's main process buried the task; told by its loop."""
         kind = reason.rpartition(":")[2]
         error = {"type": plain(kind), "detail": plain(detail)}
-        self._later.append(TaskStatus(id=id, state=State.FAILURE, error=error))
+        self._later.append(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
 
     def revoked(self, id: str) -> None:
         """Somebody called the task off; likewise."""
@@ -192,12 +208,22 @@ def _success(task: Task, attempt: int, result: Any) -> TaskStatus:
         name=task.name,
         state=State.SUCCESS,
         attempts=attempt,
+        epoch=_epoch_of(task),
         result=kept,
         error=error,
     )
 
 
+def _epoch_of(task: Task) -> int:
+    return int(getattr(task.request, "epoch", 0))
+
+
 def _turn(task: Task, state: State, attempt: int, error: dict[str, str]) -> TaskStatus:
     return TaskStatus(
-        id=task.request.id, name=task.name, state=state, attempts=attempt, error=error
+        id=task.request.id,
+        name=task.name,
+        state=state,
+        attempts=attempt,
+        epoch=_epoch_of(task),
+        error=error,
     )

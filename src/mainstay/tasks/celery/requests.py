@@ -5,6 +5,7 @@ Celery knows requests of one's own: `Task.Request`.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -22,37 +23,62 @@ if TYPE_CHECKING:
 
 __all__ = ["Request"]
 
+logger = logging.getLogger(__name__)
+
+_LOST = WorkerLostError | SystemExit | KeyboardInterrupt
+
 
 class Request(CeleryRequest):
     """A request whose failures become dead letters with their reason."""
 
     _app: App
     _must_end = False
+    _last_words: tuple[str, str] | None = None
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft:
             self._end_at_limit(timeout)
-        super().on_timeout(soft, timeout)
+        try:
+            super().on_timeout(soft, timeout)
+        except Exception:
+            # The pool ends the task's process when this returns, and not when it raises.
+            logger.exception("the end of %s could not be told to all", self.name)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
         error = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(error, MemoryError):
-            # Celery raises it again, here in the main process, which it ends.
-            task_ready(self)
-            self.task.backend.mark_as_failure(self.id, error, request=self._context)
-            self._die(reason_of(error), "the task ran out of memory")
-            return self.reject(requeue=False)
+        try:
+            if isinstance(error, MemoryError):
+                return self._out_of_memory(error)
+            if self._is_lost(error) and self._was_done():
+                task_ready(self)
+                self._tell_of_loss("is done", detail_of(error))
+                return self.acknowledge()
+            self._note_failure(error)
+            return super().on_failure(exc_info, *args, **kwargs)
+        except Exception:
+            logger.exception("the failure of %s could not be told to all", self.name)
+            # A message that nobody lets go of is missing from what its worker may take.
+            requeue = isinstance(error, _LOST) and self.task.reject_on_worker_lost
+            return self.reject(requeue=requeue)
+
+    def _out_of_memory(self, error: MemoryError) -> None:
+        # Celery would raise it again, here in the main process, which it ends.
+        task_ready(self)
+        self._die(reason_of(error), "the task ran out of memory")
+        self.reject(requeue=False)
+        self.task.backend.mark_as_failure(self.id, error, request=self._context)
+
+    def _note_failure(self, error: BaseException) -> None:
         if isinstance(error, TimeLimitExceeded):
             self._end_at_limit(error.args[0] if error.args else 0)
-        elif isinstance(error, WorkerLostError | SystemExit | KeyboardInterrupt):
-            if not (self._must_end or self._already_cancelled or self._already_revoked):
+        elif isinstance(error, _LOST):
+            if self._is_lost(error):
                 self._lost(detail_of(error))
         elif isinstance(error, Reject):
             if not error.requeue:
                 self._die(f"refused:{type(error).__name__}", plain(str(error.reason)))
         elif not isinstance(error, Retry | Ignore):
             note(self._message, reason_of(error), detail_of(error))
-        return super().on_failure(exc_info, *args, **kwargs)
 
     def reject(self, requeue: bool = False) -> None:
         requeue = requeue and not self._must_end
@@ -61,7 +87,7 @@ class Request(CeleryRequest):
             return
         message, queue = self._message, self._queue()
         note(message, "rejected")
-        on_stored(message, lambda: self._app.service.metrics.dead_letter(queue))
+        on_stored(message, lambda: self._buried(queue))
         if transport_of(self._app.conf.broker_url) == "redis":
             super().reject(requeue=False)  # stores it, but only when the loop comes round to it
         elif self._app.undertaker.copy(message, queue):
@@ -77,22 +103,47 @@ class Request(CeleryRequest):
             self._must_end = True
             self._die("time-limit", f"it was still at work after {seconds:g} s and was killed")
 
+    def _is_lost(self, error: BaseException) -> bool:
+        """Did its process die, and not because it was told to end?"""
+        told = self._must_end or self._already_cancelled or self._already_revoked
+        return isinstance(error, _LOST) and not told
+
+    def _was_done(self) -> bool:
+        """Did its process die when the work was done, and nothing was left to be sent after it?"""
+        after = self._context.chain or self._context.callbacks or self._context.chord
+        if self.task.reject_on_worker_lost or after:
+            return False
+        return self._app.reports.is_done(self.id)
+
     def _lost(self, how: str) -> None:
         if not self.task.reject_on_worker_lost:
             self._die("worker-lost", how)
             return
+        self._tell_of_loss("goes back to its queue", how)
+
+    def _tell_of_loss(self, what: str, how: str) -> None:
         self._app.service.logs.write(
             "warning",
             "mainstay.tasks",
-            f"{self.name} goes back to its queue: {how}",
+            f"{self.name} {what}: {how}",
             event="worker_lost",
             name=self.name,
             task_id=self.id,
         )
 
     def _die(self, reason: str, detail: str) -> None:
-        """Note the reason, and tell of a death that the task's own process could not tell of."""
+        """Note the reason of a death that the task's own process could not tell of."""
         note(self._message, reason, detail)
+        self._last_words = reason, detail
+
+    def _buried(self, queue: str) -> None:
+        """The dead letter is stored: tell of it. A worker that was taken for dead stores none, and
+        says nothing: somebody else has the task.
+        """
+        self._app.service.metrics.dead_letter(queue)
+        if self._last_words is None:
+            return
+        reason, detail = self._last_words
         self._app.service.logs.write(
             "error",
             "mainstay.tasks",
@@ -100,7 +151,7 @@ class Request(CeleryRequest):
             event="dead_letter",
             name=self.name,
             task_id=self.id,
-            queue=self._queue(),
+            queue=queue,
             reason=reason,
             detail=detail,
         )

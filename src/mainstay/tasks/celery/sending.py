@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import amqp
-import redis
 from amqp.exceptions import MessageNacked
+from celery.utils.time import maybe_iso8601
 from kombu.exceptions import EncodeError, LimitExceeded
 from kombu.utils.json import dumps
 
@@ -37,7 +37,14 @@ from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
-__all__ = ["check_body", "check_delay", "context_headers", "publish", "translated"]
+__all__ = [
+    "check_body",
+    "context_headers",
+    "delay_seconds",
+    "due_too_late",
+    "publish",
+    "translated",
+]
 
 T = TypeVar("T")
 
@@ -62,22 +69,22 @@ def context_headers() -> dict[str, str]:
     return headers
 
 
-def check_delay(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse what is due too late for a broker.
-
-    Raises:
-        Invalid: It is due in more than ten minutes.
-    """
-    countdown, eta = options.get("countdown"), options.get("eta")
-    if isinstance(eta, datetime):
-        aware = eta if eta.tzinfo else eta.replace(tzinfo=UTC)
+def delay_seconds(countdown: float | None, eta: Any) -> float:
+    """Return in how many seconds a task is due; 0 for one that is due at once."""
+    if eta is not None:
+        moment = maybe_iso8601(eta)
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         countdown = (aware - datetime.now(UTC)).total_seconds()
-    if countdown is not None and countdown > DELAY_LIMIT_SECONDS:
-        raise Invalid(
-            f"{name} is due in {countdown:.0f} s; a broker keeps a task for "
-            f"{DELAY_LIMIT_SECONDS:.0f} s at most: keep it in the database until then, and send "
-            "it from a periodic task"
-        )
+    return max(countdown or 0.0, 0.0)
+
+
+def due_too_late(name: str, seconds: float) -> Invalid:
+    """Return what is raised for a task that no broker should keep until it is due."""
+    return Invalid(
+        f"{name} is due in {seconds:.0f} s; a broker keeps a task for {DELAY_LIMIT_SECONDS:.0f} s "
+        "at most, and what is due later waits in the service's database: give it one, "
+        "Service(settings, Database(…))"
+    )
 
 
 def check_body(name: str, body: object, limit_bytes: int) -> None:
@@ -112,28 +119,19 @@ def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
         Disconnected: The connection broke: it may be stored or not.
     """
     ends = time.monotonic() + SEND_TIMEOUT_SECONDS
+    broken: Disconnected | None = None
     while True:
         try:
-            with app.producer_pool.acquire(block=True, timeout=SEND_TIMEOUT_SECONDS) as producer:
-                try:
-                    _connect(producer, name)
-                    return send(producer)
-                except BaseException:
-                    _abandon(producer)
-                    raise
-        except MainstayError:
-            raise
-        except LimitExceeded as error:
-            raise Overloaded(
-                f"{name} was not sent: every connection of this process is busy"
-            ) from error
-        except Exception as error:
-            answer = translated(error, name)
-            if answer is None:
+            return _publish_once(app, name, send)
+        except Disconnected as error:
+            if time.monotonic() >= ends:
                 raise
-            if isinstance(answer, Disconnected) and time.monotonic() < ends:
-                continue
-            raise answer from error
+            broken = error
+        except (NotConnected, NoRoute, Overloaded) as error:
+            # Certain of this try alone: an earlier one may be stored.
+            if broken is not None:
+                raise broken from error
+            raise
 
 
 def translated(error: BaseException, name: str) -> MainstayError | None:
@@ -149,20 +147,44 @@ def translated(error: BaseException, name: str) -> MainstayError | None:
                 f"{name} was not sent: its queue is declared otherwise on the broker: delete that "
                 "queue when it is empty, or declare it in the code as it is there"
             )
-        if isinstance(each, redis.exceptions.OutOfMemoryError):
+        if _is_of_redis(each, "OutOfMemoryError"):
             return Overloaded(f"{name} was not sent: Redis has no memory left")
-        if isinstance(each, redis.exceptions.TimeoutError | TimeoutError):
+        if isinstance(each, TimeoutError) or _is_of_redis(each, "TimeoutError"):
             return Unconfirmed(
                 f"the broker did not confirm {name} within {SEND_TIMEOUT_SECONDS:g} s: it may be "
                 "stored or not"
             )
-        if isinstance(each, redis.exceptions.ResponseError):
+        if _is_of_redis(each, "ResponseError"):
+            if str(each).startswith("WRONGTYPE"):
+                return NoRoute(f"{name} was not sent: what Redis has of its queue's name is none")
             return NotConnected(f"{name} was not sent: Redis takes no writes now")
-        if isinstance(each, redis.exceptions.RedisError | amqp.AMQPError | OSError):
+        if isinstance(each, amqp.AMQPError | OSError) or _is_of_redis(each, "RedisError"):
             return Disconnected(
                 f"the connection to the broker broke while {name} was sent: it may be stored or not"
             )
     return None
+
+
+def _publish_once(app: App, name: str, send: Callable[[Any], T]) -> T:
+    try:
+        with app.producer_pool.acquire(block=True, timeout=SEND_TIMEOUT_SECONDS) as producer:
+            try:
+                _connect(producer, name)
+                return send(producer)
+            except BaseException:
+                _abandon(producer)
+                raise
+    except MainstayError:
+        raise
+    except LimitExceeded as error:
+        raise Overloaded(
+            f"{name} was not sent: every connection of this process is busy"
+        ) from error
+    except Exception as error:
+        answer = translated(error, name)
+        if answer is None:
+            raise
+        raise answer from error
 
 
 def _connect(producer: Any, name: str) -> None:
@@ -182,6 +204,12 @@ def _abandon(producer: Any) -> None:
     # may the connection be used again: a confirm that comes late would count for the next task.
     with suppress(Exception):
         producer.connection.collect(_GOODBYE_SECONDS)
+
+
+def _is_of_redis(error: BaseException, name: str) -> bool:
+    # By name, because what is on RabbitMQ imports no client of Redis: a fifth of a worker's start.
+    wanted = f"redis.exceptions.{name}"
+    return any(f"{kind.__module__}.{kind.__qualname__}" == wanted for kind in type(error).__mro__)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -19,15 +19,15 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import orjson
-import redis
 
 from mainstay.errors import NotConnected
-from mainstay.resources.redis.client import connect
 from mainstay.tasks.memory import MemoryStatuses
 from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.tasks.telling import dumps
 
 if TYPE_CHECKING:
+    import redis
+
     from mainstay.resources.sqlalchemy import Database
     from mainstay.resources.sqlalchemy.status import TaskRecord
     from mainstay.service import Service
@@ -92,6 +92,8 @@ def store_of(service: Service) -> StatusStore | None:
     urls = (settings.celery_result_backend, settings.celery_broker_url, settings.redis_url)
     for url in urls:
         if url is not None and url.startswith(("redis://", "rediss://")):
+            from mainstay.resources.redis.client import connect
+
             return RedisStatuses(connect(url, reply_timeout_seconds=_REPLY_TIMEOUT_SECONDS))
     if (settings.celery_broker_url or "").startswith("memory://"):
         return MemoryStatuses()
@@ -107,7 +109,7 @@ class DatabaseStatuses:
         self._rows = TaskStatuses(database)
 
     def record(self, status: TaskStatus, *, session: Any = None) -> bool:
-        rows, id = self._rows, status.id
+        rows, id, epoch = self._rows, status.id, status.epoch
         error = dict(status.error or {})
         correlation_id = status.correlation_id or None
         match status.state:
@@ -123,6 +125,7 @@ class DatabaseStatuses:
                     queue=status.queue,
                     attempt=status.attempts,
                     correlation_id=correlation_id,
+                    epoch=epoch,
                     session=session,
                 )
                 if start():
@@ -131,15 +134,20 @@ class DatabaseStatuses:
                 failed = kept is not None and kept.state.value == State.FAILURE
                 return failed and rows.reopened(id, session=session) and start()
             case State.PROGRESS:
-                return rows.progress(id, dict(status.meta), session=session)
+                return rows.progress(id, dict(status.meta), epoch=epoch, session=session)
             case State.RETRYING:
-                return rows.retrying(id, error=error, session=session)
+                return rows.retrying(id, error=error, epoch=epoch, session=session)
             case State.SUCCESS:
                 return rows.succeeded(
-                    id, status.result, error=error or None, name=status.name, session=session
+                    id,
+                    status.result,
+                    error=error or None,
+                    name=status.name,
+                    epoch=epoch,
+                    session=session,
                 )
             case State.FAILURE:
-                return rows.failed(id, error, name=status.name, session=session)
+                return rows.failed(id, error, name=status.name, epoch=epoch, session=session)
             case State.REVOKED:
                 return rows.revoked(id, session=session)
 
@@ -219,6 +227,8 @@ class RedisStatuses:
 
 @contextmanager
 def _answering() -> Iterator[None]:
+    import redis
+
     try:
         yield
     except redis.exceptions.RedisError as error:

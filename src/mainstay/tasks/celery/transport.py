@@ -20,7 +20,9 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 from queue import Empty
 from typing import Any, ClassVar
@@ -47,6 +49,8 @@ _CLIENT_PREFIX = "mainstay-worker-"
 LEASE_SECONDS = 12
 WAIT_SECONDS = 1.0
 WAIT_SECONDS_OF_MANY = 0.2
+_EARLY_LOOKS = 10
+_LATER_LOOKS = 3
 # A flight whose lease ended is looked at for this long: its consumer may only have been stopped.
 _REMEMBERED_MS = 3_600_000
 
@@ -116,16 +120,18 @@ class QoS(virtual.QoS):
     def ack(self, delivery_tag: str) -> None:
         message = self._delivered.get(delivery_tag)
         if message is not None:
-            self.channel.land(message._raw)
+            with self.channel.settling():
+                self.channel.land(message._raw)
         super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         message = self._delivered.get(delivery_tag)
         if message is not None:
-            if requeue:
-                self.channel.give_back(message._raw, counted=True)
-            elif self.channel.bury(message):
-                was_stored(message)
+            with self.channel.settling():
+                if requeue:
+                    self.channel.give_back(message._raw, counted=True)
+                elif self.channel.bury(message):
+                    was_stored(message)
         super().ack(delivery_tag)
 
     @override
@@ -139,7 +145,7 @@ class QoS(virtual.QoS):
     @override
     def restore_visible(self, *_args: object, **_kwargs: object) -> None:
         self.channel.renew()
-        self.channel.reclaim()
+        self.channel.look_around()
 
 
 class Channel(kombu_redis.Channel):
@@ -161,6 +167,8 @@ class Channel(kombu_redis.Channel):
         self._consumer = os.urandom(8).hex()
         self._flights: dict[str, str] = {}
         self._missed: set[str] = set()
+        self._looks = 0
+        self._is_in_doubt = False
         self.client_name = _CLIENT_PREFIX + self._consumer
         super().__init__(*args, **kwargs)
 
@@ -175,7 +183,7 @@ class Channel(kombu_redis.Channel):
         flights = [self._flight(key) for key in keys]
         connection = self.client.connection
         self._in_poll = connection
-        self._brpop_sent_at = kombu_redis.monotonic()
+        self._brpop_sent_at = time.monotonic()
         self._asked = keys[0]
         if len(keys) == 1 or self._found_nothing:
             # Blocking is for one key: with several, the turn passes on soon.
@@ -212,7 +220,8 @@ class Channel(kombu_redis.Channel):
             return True
         finally:
             self._in_poll = None
-            self._flush_brpop_reauth()
+            if hasattr(self, "_flush_brpop_reauth"):  # since kombu 5.7
+                self._flush_brpop_reauth()
 
     def _open(self, key: str, queue: str, item: bytes) -> Taken:
         try:
@@ -227,6 +236,8 @@ class Channel(kombu_redis.Channel):
         if flight is None:
             flight = self._flights[key] = f"{FLIGHT_PREFIX}{self._consumer}:{key}"
             self.renew()  # registered before anything can be in it
+            if not self._looks:
+                self.look_around()
         return flight
 
     def _get(self, queue: str, timeout: float | None = None) -> Any:
@@ -251,6 +262,27 @@ class Channel(kombu_redis.Channel):
 
     # --- letting go ------------------------------------------------------------------------
 
+    @contextmanager
+    def settling(self) -> Iterator[None]:
+        """Notice when the server does not answer; :meth:`verify` then says so."""
+        try:
+            yield
+        except self.connection_errors:
+            self._is_in_doubt = True
+            raise
+
+    def verify(self) -> None:
+        """Make sure that everything that was settled is.
+
+        Celery logs what cannot be settled, and takes it for settled: it would stay in a flight
+        that is renewed for as long as the worker lives, and take the place of another message.
+
+        Raises:
+            redis.ConnectionError: Something is not: begin anew, and what is held goes back.
+        """
+        if self._is_in_doubt:
+            raise redis.ConnectionError("a message could not be settled")
+
     def land(self, taken: Taken) -> None:
         """The work is done: the message is no more."""
         with self.conn_or_acquire() as client:
@@ -271,7 +303,7 @@ class Channel(kombu_redis.Channel):
 
     def bury(self, message: Any) -> bool:
         """Put the message among the dead letters, with the reason that was noted on it; says
-        whether it is there, or was somebody else's already.
+        whether it is there now. One that was somebody else's already is left alone.
 
         A letter that cannot be made, or that the server does not take, leaves a minimal one. When
         that is not taken either, the message goes back to its queue, and nothing is held against
@@ -285,23 +317,21 @@ class Channel(kombu_redis.Channel):
         )
         for letter in letters:
             try:
-                self._bury(taken, letter())
+                return self._bury(taken, letter())
             except (redis.ConnectionError, redis.TimeoutError, OSError):
                 raise
             except Exception as error:  # noqa: BLE001 - a message that nobody can bury ends every worker
                 logger.warning(
                     "a dead letter of %s could not be stored: %s", queue, type(error).__name__
                 )
-            else:
-                return True
         self.give_back(taken, counted=False)
         return False
 
-    def _bury(self, taken: Taken, letter: DeadLetter) -> None:
+    def _bury(self, taken: Taken, letter: DeadLetter) -> bool:
         fields = [part for pair in letter.to_fields().items() for part in pair]
         stream = dead_letters_of(letter.queue)
         with self.conn_or_acquire() as client:
-            client.eval(_BURY, 2, taken.flight, stream, taken.item, *fields)
+            return bool(client.eval(_BURY, 2, taken.flight, stream, taken.item, *fields))
 
     @override
     def _restore(self, message: Any, leftmost: bool = False) -> None:
@@ -315,6 +345,14 @@ class Channel(kombu_redis.Channel):
             flights = list(self._flights.values())
             with self.conn_or_acquire() as client:
                 client.eval(_RENEW, 1, FLIGHTS, int(self.lease_seconds * 1000), *flights)
+
+    def look_around(self) -> None:
+        """Reclaim what others have left; called every second, and not always looking: a
+        worker that has just been started is often there for one that has just died.
+        """
+        self._looks += 1
+        if self._looks <= _EARLY_LOOKS or self._looks % _LATER_LOOKS == 0:
+            self.reclaim()
 
     def reclaim(self) -> None:
         """Give back what is in the flights of consumers that are gone."""

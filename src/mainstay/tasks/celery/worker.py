@@ -6,6 +6,7 @@ on, and ends it in time. Celery owns the process; all of this hangs on its signa
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -22,16 +23,18 @@ from celery.exceptions import SecurityWarning
 from celery.utils.nodenames import NODENAME_DEFAULT
 from celery.worker import state as worker_state
 
-from mainstay import forks
+from mainstay import failpoints, forks
 from mainstay.errors import Misconfigured
 from mainstay.metrics import processes
 from mainstay.monitor import Monitor
 from mainstay.tasks.celery import profiles
 from mainstay.tasks.celery.backlog import Backlog
+from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.depths import depths_of
 from mainstay.tasks.celery.statuses import database_of
 
 if TYPE_CHECKING:
+    from mainstay.resources.sqlalchemy.relay import Relays
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.consumer import GuardedConsumer
 
@@ -52,6 +55,9 @@ class WorkerSide:
         self._is_connected = False
         self._monitor: Monitor | None = None
         self._backlog: Backlog | None = None
+        self._relays: Relays | None = None
+        self._ignores_hangup = False
+        self._is_told_to_stop = False
         # Celery keeps these weakly: they go with the application.
         signals.celeryd_init.connect(self._on_program)
         signals.worker_init.connect(self._on_init)
@@ -108,11 +114,15 @@ class WorkerSide:
         if sender is None or sender.app is not self._app:
             return
         self._worker, self._pid = sender, os.getpid()
+        self._ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # nohup's doing
         service, settings = self._app.service, self._app.service.settings
+        service.resource(Broker).optional = False  # without it there is nothing to do here
         forks.guard()
         try:
+            failpoints.arm_from_environment(is_allowed=settings.is_dev)  # the children's too
             self._refuse()
             self._import_ahead()
+            _keep_what_is_imported()
             if settings.metrics_enabled:
                 processes.prepare_for_children()
             self._monitor = Monitor(service, settings.host, settings.metrics_port)
@@ -139,6 +149,8 @@ class WorkerSide:
     def _on_child(self, **_: Any) -> None:
         if not self._is_current():
             return
+        if self._pid not in (0, os.getppid()):
+            os._exit(0)  # the parent was killed before this child had asked to be killed with it
         if self._monitor is not None:
             self._monitor.forget()
         self._monitor = self._backlog = None
@@ -147,16 +159,19 @@ class WorkerSide:
     def _on_ready(self, sender: Any = None, **_: Any) -> None:
         if sender is None or sender.app is not self._app:
             return
+        self._stop_on_hangup()
         service = self._app.service
         queues = sorted(self._app.amqp.queues.consume_from)
         self._backlog = Backlog(self._app, queues, depths_of(self._app.conf.broker_url))
         service.metrics.on_scrape(self._backlog.show)
         service.start("worker")
         self._backlog.start()
+        self._start_relays()
 
     def _on_shutting_down(self, **_: Any) -> None:
         if self._worker is None or os.getpid() != self._pid:
             return
+        self._is_told_to_stop = True
         # In a signal handler: whatever waits for a lock goes to a thread.
         threading.Thread(target=self._drain, name="drain", daemon=True).start()
 
@@ -164,6 +179,8 @@ class WorkerSide:
         if sender is None or sender is not self._worker:
             return
         service = self._app.service
+        if self._is_told_to_stop:
+            sender.exitcode = 0  # Celery calls a stop by Ctrl-C a failure
         if sender.exitcode:
             service.logs.write(
                 "critical",
@@ -174,6 +191,8 @@ class WorkerSide:
             )
         if self._backlog is not None:
             self._backlog.close()
+        if self._relays is not None:
+            self._relays.close()
         self._app.reports.tell_later()
         service.stop()
         if self._monitor is not None:
@@ -209,9 +228,25 @@ class WorkerSide:
         _ = (self._app.reports.store, service.metrics, service.tokens, service.traces)
         database = database_of(service)
         if database is not None and database.is_named:
-            import mainstay.resources.sqlalchemy.inbox  # noqa: F401
+            import mainstay.resources.sqlalchemy.inbox
+            import mainstay.resources.sqlalchemy.relay  # noqa: F401
 
             _ = database.engine
+
+    def _stop_on_hangup(self) -> None:
+        """Stop when the terminal goes, as other programs do: Celery would start itself again, by a
+        command line that is not the one it was started with.
+        """
+        stop = signal.getsignal(signal.SIGTERM)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if self._ignores_hangup else stop)
+
+    def _start_relays(self) -> None:
+        """Relay the outbox, so that a service with a worker needs no further process for it."""
+        if database_of(self._app.service) is not None:
+            from mainstay.resources.sqlalchemy.relay import Relays
+
+            self._relays = Relays(self._app.service)
+            self._relays.start()
 
     def _drain(self) -> None:
         settings = self._app.service.settings
@@ -245,6 +280,15 @@ def _speak_in_lines(worker: Any) -> None:
     """Keep Celery's banner and its words on a shutdown, which bypass logging, off the output."""
     worker.quiet = True
     celery_worker.safe_say = lambda *_args, **_kwargs: None
+
+
+def _keep_what_is_imported() -> None:
+    """Take it out of the garbage collector's sight: Celery collects before each fork, and with all
+    of it to look through that holds the worker up for half a second, when a child that died is to
+    be replaced.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _leave(error: Misconfigured) -> NoReturn:

@@ -71,6 +71,15 @@ def test_a_connection_that_broke_during_the_commit_leaves_the_outcome_unknown() 
     assert not isinstance(before.value, Disconnected)
 
 
+def test_a_silence_during_the_commit_leaves_the_outcome_unknown_and_no_connection_leaves_none() -> (
+    None
+):
+    with pytest.raises(Disconnected), translated(committing=True):
+        raise Unavailable("the database does not answer: try again")
+    with pytest.raises(NotConnected), translated(committing=True):
+        raise NotConnected("the database cannot be reached")
+
+
 def test_an_integrity_error_passes() -> None:
     with pytest.raises(IntegrityError), translated():
         raise IntegrityError("insert", {}, FromServer("23505"))

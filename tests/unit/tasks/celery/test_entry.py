@@ -11,11 +11,11 @@ from mainstay.errors import AlreadyDone, Bury
 from mainstay.tasks.celery.entry import TaskEntry
 
 
-def do_again(result: tuple[bool, Any], **request: Any) -> Any:
+def do_again(result: tuple[bool, Any], *, work: str = "task:1", **request: Any) -> Any:
     """Do a task whose effect is there already, and of whose result *result* is known."""
 
-    def run() -> None:
-        raise AlreadyDone("it was done before")
+    def run(**_: object) -> None:
+        raise AlreadyDone("it was done before", work=work)
 
     reports = SimpleNamespace(
         started=lambda *_: True,
@@ -27,6 +27,8 @@ def do_again(result: tuple[bool, Any], **request: Any) -> Any:
         app=SimpleNamespace(service=None, reports=reports),
         request=Context(id="1", **request),
         takes_session=False,
+        once=True,
+        fenced=False,
         backoff=None,
         run=run,
     )
@@ -48,4 +50,9 @@ def test_without_its_result_it_is_done_when_nothing_comes_after_it() -> None:
 @pytest.mark.parametrize("after", ["chain", "callbacks", "chord"])
 def test_without_its_result_what_comes_after_it_is_not_lost_in_silence(after: str) -> None:
     with pytest.raises(Bury, match="track_status"):
-        do_again((False, None), **{after: [{}]})
+        do_again((False, None), work="task:1", **{after: [{}]})
+
+
+def test_what_a_call_was_answered_is_not_taken_for_this_task() -> None:
+    with pytest.raises(AlreadyDone):
+        do_again((True, 42), work="")

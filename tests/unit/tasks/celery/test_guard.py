@@ -5,9 +5,14 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pytest
+from celery import chain, group
 from hypothesis import given
 from hypothesis import strategies as st
+from kombu.utils.json import dumps
 
+from mainstay.config import Settings
+from mainstay.tasks.celery import create_celery_app
 from mainstay.tasks.celery.guard import Limits, Surprise, depth_of, surprise
 
 LIMITS = Limits(body_bytes=10_000)
@@ -47,6 +52,56 @@ def test_a_decoder_may_raise_anything() -> None:
     assert found == Surprise("decode:RecursionError", "")
 
 
+def test_what_celery_itself_sends_is_no_surprise() -> None:
+    app = create_celery_app(Settings(env="test", celery_broker_url="memory://"))
+    app.conf.result_backend = "cache+memory://"
+
+    @app.task(name="add")
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    after = add.s(1)
+    after.link_error(add.si(1, 1))
+    first = add.s(1, 1).set(link=after, link_error=[add.si(2, 2)])
+    sent: list[Any] = []
+
+    def send(_producer: object, _name: str, message: Any, **_: object) -> None:
+        text = dumps(message.body)
+        sent.append(
+            SimpleNamespace(headers=message.headers, body=text.encode(), payload=json.loads(text))
+        )
+
+    app.amqp.send_task_message = send
+    for work in (first, chain(first, group(after, after), after), group(first, first)):
+        work.apply_async()
+    assert len(sent) == 4
+    assert [surprise(each, LIMITS) for each in sent] == [None] * 4
+    assert sent[0].payload[2]["callbacks"]
+    assert sent[1].payload[2]["chain"]
+
+
+@pytest.mark.parametrize(
+    "following",
+    [
+        {"callbacks": {}},
+        {"errbacks": [5]},
+        {"chain": ["add"]},
+        {"chain": [{}]},
+        {"chain": [{"task": "add", "options": []}]},
+        {"chain": [{"task": 5, "options": {}}]},
+        {"callbacks": [{"task": "add", "args": 5, "options": {}}]},
+        {"chord": []},
+    ],
+)
+def test_what_follows_on_a_task_is_read_before_it_is_begun(following: dict[str, Any]) -> None:
+    in_body = surprise(message(json.dumps([[], {}, following])), LIMITS)
+    assert in_body is not None
+    assert in_body.reason == "malformed:embed"
+    in_headers = surprise(message(**following), LIMITS)
+    assert in_headers is not None
+    assert in_headers.reason == "malformed:headers"
+
+
 def test_depth_is_counted_and_bounded() -> None:
     assert depth_of(1) == 0
     assert depth_of([{"a": [1]}, 2]) == 3
@@ -67,6 +122,8 @@ headers = st.dictionaries(
             "group",
             "shadow",
             "root_id",
+            "chain",
+            "chord",
             "x-delivery-count",
         ]
     ),

@@ -9,6 +9,7 @@ from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.tasks.celery import App, TaskQueue, create_celery_app, get_celery_app
 from mainstay.tasks.celery.profiles import (
+    acknowledgement,
     pool_refusals,
     refusals,
     result_backend,
@@ -16,6 +17,10 @@ from mainstay.tasks.celery.profiles import (
 )
 
 AMQP, REDIS = "amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"
+# Celery has two options of this name since 5.7, and one before.
+ACKS_ON_FAILURE = next(
+    f"task_{name}" for name in acknowledgement("redeliver") if name.startswith("acks_on_failure")
+)
 
 
 def app_for(url: str, **settings: Any) -> App:
@@ -28,7 +33,7 @@ def test_what_we_set_ourselves_is_not_refused(url: str, profile: str) -> None:
     app = app_for(url, celery_task_profile=profile)
     assert refusals(app.conf, app.task_queues) == []
     assert app.conf.task_acks_late is True
-    assert app.conf.task_acks_on_failure is False
+    assert app.conf[ACKS_ON_FAILURE] is False
     assert app.conf.task_reject_on_worker_lost is (profile == "redeliver")
     assert app.conf.task_soft_time_limit < app.conf.task_time_limit
 
@@ -37,7 +42,7 @@ def test_what_we_set_ourselves_is_not_refused(url: str, profile: str) -> None:
     ("url", "change", "said"),
     [
         (REDIS, {"task_acks_late": False}, "CELERY_TASK_ACKS_LATE"),
-        (REDIS, {"task_acks_on_failure": True, "task_reject_on_worker_lost": False}, "profile"),
+        (REDIS, {ACKS_ON_FAILURE: True, "task_reject_on_worker_lost": False}, "profile"),
         (REDIS, {"task_time_limit": None}, "CELERY_TASK_TIME_LIMIT"),
         (REDIS, {"task_soft_time_limit": 300}, "lower the soft one"),
         (REDIS, {"accept_content": ["json", "pickle"]}, "pickle"),
@@ -118,17 +123,20 @@ def nothing() -> None: ...
 
 def test_options_of_a_task_are_checked_when_it_is_made() -> None:
     app = app_for(REDIS)
-    with pytest.raises(Misconfigured, match="session"):
-        app.task(nothing, name="a", once=True, lazy=False)
+    for option in ("once", "fenced"):
+        with pytest.raises(Misconfigured, match=f"{option}=True needs a parameter `session`"):
+            app.task(nothing, name=option, lazy=False, shared=False, **{option: True})
     with pytest.raises(Misconfigured, match="unknown"):
-        app.task(nothing, name="b", profile="hope", lazy=False)
-    task = app.task(nothing, name="c", profile="dead-letter", time_limit=10, lazy=False)
+        app.task(nothing, name="b", profile="hope", lazy=False, shared=False)
+    task = app.task(
+        nothing, name="c", profile="dead-letter", time_limit=10, lazy=False, shared=False
+    )
     assert task.reject_on_worker_lost is False
     assert task.soft_time_limit == 9
 
 
 def test_the_session_is_no_argument_of_the_sender() -> None:
-    app = app_for("memory://", celery_task_always_eager=False)
+    app = app_for("memory://", celery_default_queue="nobody-takes-it")
 
     @app.task
     def store(key: str, *, session: Any) -> None: ...

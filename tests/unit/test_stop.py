@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from mainstay.rpc.stop import Stop
+from mainstay.stop import Stop
 
 
 def test_each_signal_counts_once() -> None:
@@ -19,6 +19,20 @@ def test_each_signal_counts_once() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.wait(5.0)
         assert stop.wait(5.0)
+
+
+def test_a_terminal_that_goes_stops_it_unless_nohup_has_started_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.wait(0.0)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        with Stop() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.wait(5.0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_handlers_from_before_are_back_afterwards() -> None:

@@ -1,4 +1,6 @@
-"""When is this process told to stop? SIGTERM and SIGINT, without the traps of signal handlers."""
+"""When is this process told to stop? By SIGTERM, SIGINT and SIGHUP, without the traps of signal
+handlers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Self
 
 __all__ = ["Stop"]
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stop:
@@ -31,6 +33,8 @@ class Stop:
     def __enter__(self) -> Self:
         if self.is_watching:
             for number in _SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # started with nohup
                 self._before[number] = signal.signal(number, self._came)
         return self
 

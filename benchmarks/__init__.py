@@ -1,0 +1,1 @@
+"""What does the chassis cost beside what people use without it? Run with ``make bench``."""

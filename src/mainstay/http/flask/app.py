@@ -1,0 +1,126 @@
+"""Make a Flask application that is a service: its stations, limits, errors, health and pages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, Response
+from flask.logging import default_handler
+
+from mainstay.config import Settings
+from mainstay.http import wsgi
+from mainstay.http.cors import Cors
+from mainstay.http.flask import commands, cookies, discovery, docs, errors, routes
+from mainstay.http.flask.json import Json
+from mainstay.http.flask.work import Replay, replayed
+from mainstay.http.stores import service_of, shared_counts, store_of
+from mainstay.http.tokens import check_keys
+from mainstay.idempotency import Store
+from mainstay.limits import RateLimits, Rule
+from mainstay.service import Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from wsgiref.types import StartResponse
+
+    from mainstay.http.environ import Environ
+
+__all__ = ["create_app"]
+
+
+def create_app(
+    service: Service | Settings | type[Settings],
+    import_name: str = "",
+    *,
+    title: str = "",
+    version: str = "",
+    public: Sequence[str] = ("/",),
+    in_flight_limit: int = wsgi.IN_FLIGHT_LIMIT,
+    idempotency_store: Store[Any] | None = None,
+    rate_limits: RateLimits | None = None,
+    process: str = "api",
+    **options: Any,
+) -> Flask:
+    """Return a Flask application that passes every request through the stations.
+
+    It is a plain ``Flask``: blueprints, error handlers, hooks, templates and extensions are added
+    as usual, and stand inside of the stations; so does what is put around its ``wsgi_app``.
+
+    Where the application's package has a module ``route.api`` with a function
+    ``register_blueprints(app)``, that is called.
+
+    Args:
+        service: The service, or its settings alone, or their class. Settings alone that name a
+            database make a service that holds it, with the models that `MODEL_DISCOVERY_PATHS`
+            names.
+        import_name: As ``Flask(__name__)`` has it; the module that calls, by default.
+        title: For the documentation; the service's name by default.
+        version: For the documentation; the service's version by default.
+        public: Paths that need no token where `auth_required` asks for one; one that ends in
+            ``*`` stands for all below it. Health, metrics, documentation and static files need
+            none.
+        in_flight_limit: Requests that this process works on at a time; beyond, 503. Each takes a
+            thread: give the server some more than this, for those who ask how it is.
+        idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
+        rate_limits: Who counts for `rate_limit`; in Redis where there is one, else here.
+        process: What this process is called in the log.
+        options: Whatever else ``Flask`` takes.
+
+    Raises:
+        Misconfigured: The settings do not fit; the message names each of them. A command of
+            Flask's ends with it, and with exit code 78.
+    """
+    import_name = import_name or sys._getframe(1).f_globals["__name__"]
+    with commands.refusing():
+        service = service_of(service)
+        settings = service.settings
+        check_keys(service)
+    folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
+    title, version = title or service.name, version or settings.version
+    app = _Application(import_name, **options)
+    app.extensions["mainstay"] = service
+    # Its own handler would write what the service's logs write.
+    app.logger.removeHandler(default_handler)
+    errors.install(app)
+    app.register_error_handler(Replay, replayed)
+    cookies.protect(app, settings)
+    static = (f"{app.static_url_path}/*",) if app.has_static_folder else ()
+    rules = wsgi.Rules(
+        own={
+            **routes.machines(service),
+            **routes.keys(service),
+            **docs.pages(app, folder, title=title, version=version),
+        },
+        quiet=routes.QUIET_PATHS,
+        public=(*public, *static),
+        in_flight_limit=in_flight_limit,
+        rate=None if settings.rate_limit is None else Rule.parse(settings.rate_limit),
+        limits=rate_limits or RateLimits(shared_counts(service)),
+        idempotency=idempotency_store or store_of(service),
+        match=routes.matching(app),
+        cors=Cors(settings.cors_allow_origins) if settings.cors_allow_origins else None,
+    )
+    app.stations = wsgi.Edge(partial(Flask.__call__, app), service, rules, process=process)
+    commands.install(app, service)
+    discovery.register_blueprints(app)
+    return app
+
+
+class _Application(Flask):
+    """Flask behind the stations: they wrap its own `__call__`, so nothing stands outside."""
+
+    json_provider_class = Json
+    response_class = cookies.SafeCookies
+    stations: wsgi.Edge
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        return self.stations(environ, start_response)
+
+    def make_default_options_response(self) -> Response:
+        response = super().make_default_options_response()
+        response.status_code = 204
+        response.headers["allow"] = errors.allowed(set(response.allow))
+        return response

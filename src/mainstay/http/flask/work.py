@@ -1,0 +1,412 @@
+"""What a view does in one unit: its session, its calls, its tasks, kept or undone together.
+
+The edge commits for every view, before the answer leaves: a commit that fails is an error that the
+client hears of, and an answer that says "done" is true. Nothing is opened until it is used.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from contextlib import AbstractContextManager, suppress
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from flask import Response, current_app, has_request_context, request
+
+from mainstay import context as contexts
+from mainstay import failpoints, idempotency
+from mainstay.errors import Misconfigured
+from mainstay.http import misfits
+from mainstay.http.flask.marks import takes_header
+from mainstay.http.wsgi import ENTRY, Pairs, WsgiEntry, advance
+from mainstay.idempotency import Answer
+from mainstay.pipeline import Step, Steps
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from mainstay.service import Service
+
+__all__ = ["Replay", "Work", "idempotent", "keyed", "replayed", "work"]
+
+_logger = logging.getLogger(__name__)
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# Of one connection or one moment, not of the answer itself.
+_NOT_STORED = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+)
+_NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
+
+
+@runtime_checkable
+class Caller(Protocol):
+    def call(
+        self,
+        queue: str,
+        data: Any = None,
+        *,
+        function: str = "",
+        timeout_seconds: float | None = None,
+        id: str | None = None,
+    ) -> Any: ...
+
+
+@runtime_checkable
+class Sender(Protocol):
+    def send(
+        self,
+        task: Any,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Any = None,
+        **kwargs: Any,
+    ) -> str: ...
+
+
+class Work:
+    """The unit of work of one request; :func:`work` returns it."""
+
+    def __init__(self, service: Service, entry: WsgiEntry | None = None) -> None:
+        self._service = service
+        self._entry = entry
+        self._session: Session | None = None
+        self._keeps = False
+        self._is_answered = False
+        self._has_sent = False
+        self._named = 0
+        self._id = uuid.uuid4()
+
+    @property
+    def id(self) -> str:
+        """What identifies this work: the same for every arrival of a request with one
+        `Idempotency-Key`, random otherwise.
+        """
+        return str(self._id)
+
+    @property
+    def session(self) -> Session:
+        """The session of this work. It takes a connection with its first statement.
+
+        POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
+        answered below 400; whatever else is left uncommitted is rolled back.
+
+        Raises:
+            Misconfigured: The service holds no database.
+        """
+        if self._session is None:
+            from sqlalchemy.orm import Session
+
+            from mainstay.resources.sqlalchemy import Database
+
+            database = self._service.resource(Database)
+            self._session = Session(database.engine, expire_on_commit=False)
+        return self._session
+
+    @property
+    def has_database(self) -> bool:
+        """Is there a session to be had?"""
+        return "database" in self._service.resources
+
+    def commit(self) -> None:
+        """Commit now what was done so far; the edge commits the rest.
+
+        Raises:
+            DeadlineExceeded: The caller has been told by now that nothing came.
+            Retry: The database does not answer, or not now; nothing was kept.
+            Disconnected: The connection broke during the commit: the outcome is unknown.
+        """
+        if self._session is None:
+            return
+        if self._entry is not None:
+            self._entry.check_time()
+        with _translated(committing=True):
+            self._session.commit()
+        self._has_sent = False
+
+    def rollback(self) -> None:
+        """Undo what was done since the last commit, and give the connection back."""
+        if self._session is not None:
+            self._session.rollback()
+            self._has_sent = False
+
+    def keep(self) -> None:
+        """Commit also when the answer is an error: for what must be remembered of a failure."""
+        self._keeps = True
+
+    def call(
+        self,
+        queue: str,
+        data: Any = None,
+        *,
+        function: str = "",
+        timeout_seconds: float | None = None,
+    ) -> Any:
+        """Call the server of *queue* and return its result, within what is left of the deadline.
+
+        Commit first: no transaction is held open while another service works.
+
+        Raises:
+            Retry: There is no server, or no answer in time.
+            RemoteFailure: The server did the work and it failed.
+        """
+        if self._session is not None and self._session.in_transaction():
+            message = (
+                f"a call to {queue!r} while a transaction is open holds its connection and locks "
+                "until the answer comes: w.commit() first"
+            )
+            if self._service.settings.is_dev:
+                raise RuntimeError(message)
+            _logger.warning(message)
+        caller: Caller = self._held(Caller, "calls a server", "mainstay.rpc.Calls")
+        return caller.call(
+            queue,
+            data,
+            function=function,
+            timeout_seconds=timeout_seconds,
+            id=self._next_id(),
+        )
+
+    def send(self, task: Any, /, *args: Any, **kwargs: Any) -> str:
+        """Send *task* as a part of this work, and return its id.
+
+        It is written into the service's outbox and leaves with the commit, so a request that is
+        answered "accepted" has been accepted, whatever dies then, and one that fails has sent
+        nothing.
+
+        A service without a database sends it now, under an id that is this work's own: a request
+        that is tried again under its `Idempotency-Key` sends the same task again.
+
+        Raises:
+            Overloaded: More messages wait in the outbox than may.
+            Unavailable: Without a database: the broker did not accept it, or did not say so.
+        """
+        sender: Sender = self._held(Sender, "sends a task", "a service with a Celery application")
+        if not self._has_outbox:
+            return sender.send(task, *args, task_id=self._next_id(), **kwargs)
+        if self._is_answered:
+            raise RuntimeError(
+                "the request was answered, and its work committed: send in a session of its own, "
+                "with database.session() as session: send(task, session=session)"
+            )
+        self._has_sent = True
+        return sender.send(task, *args, session=self.session, **kwargs)
+
+    @property
+    def _has_outbox(self) -> bool:
+        database = self._service.resources.get("database")
+        return database is not None and database.is_named
+
+    def _next_id(self) -> str:
+        """The first is the work's own, so that an author can name it before it is sent."""
+        self._named += 1
+        return self.id if self._named == 1 else str(uuid.uuid5(self._id, str(self._named)))
+
+    def _held(self, kind: type[Any], does: str, example: str) -> Any:
+        for resource in self._service.resources.values():
+            if isinstance(resource, kind):
+                return resource
+        raise Misconfigured(f"the service holds nothing that {does}: it needs {example}")
+
+    def _name(self, scope: str) -> None:
+        self._id = uuid.uuid5(_NAMESPACE, scope)
+
+    def _settle(self, *, keeps: bool) -> None:
+        self._is_answered = True
+        if self._session is None:
+            return
+        if keeps or self._keeps:
+            self.commit()
+        else:
+            # The connection goes back before the answer leaves, however slowly it is read.
+            self._session.close()
+            self._has_sent = False
+
+    def _close(self) -> None:
+        if self._session is not None:
+            with suppress(Exception):  # a connection that cannot be rolled back is thrown away
+                self._session.close()
+
+
+def work() -> Work:
+    """Return the unit of work of this request; the same one however often it is asked for.
+
+    ``w: Annotated[Work, work]`` in an operation, ``w = work()`` in any view.
+    """
+    entry = _entry()
+    if not isinstance(entry.unit, _Unit):
+        entry.unit = _Unit(Work(entry.edge.service, entry), entry)
+    return entry.unit.work
+
+
+_KEY_HEADER: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "pattern": '^(?!""$)[!-~]{1,255}$'},
+    "description": "Names the request, so that sending it again has no second effect: 1 to 255 "
+    "visible ASCII characters, bare or in double quotes.",
+}
+
+
+@takes_header(_KEY_HEADER)
+def idempotent() -> Work:
+    """Return the unit of work of a request that may carry an `Idempotency-Key`.
+
+    ``w: Annotated[Work, idempotent]`` opts an operation in, ``w = idempotent()`` as its first line
+    any view. The first arrival of a key is worked on, and its answer is stored in the transaction
+    of its effect; every other one gets that answer, byte for byte, and the view ends here.
+
+    Raises:
+        Malformed: The key has another form.
+        Invalid: The key was used for another body.
+        UnderWay: The first arrival is still being worked on.
+    """
+    key = request.headers.get(idempotency.HEADER)
+    return work() if key is None else _under_key(key)
+
+
+@takes_header({**_KEY_HEADER, "required": True})
+def keyed() -> Work:
+    """As :func:`idempotent`, for a view that takes no request without a key."""
+    key = request.headers.get(idempotency.HEADER)
+    if key is None:
+        raise misfits.no_key()
+    return _under_key(key)
+
+
+def _under_key(key: str) -> Work:
+    entry = _entry()
+    if isinstance(entry.unit, _KeyedUnit):
+        return entry.unit.work
+    context = contexts.current()
+    asked = idempotency.Request.of(
+        idempotency.parse_key(key),
+        operation=f"{request.method} {entry.route}",
+        target=entry.target,
+        principal=context.principal.subject if context and context.principal else "",
+        body=request.get_data(),
+        content_type=request.headers.get("content-type", ""),
+        lease_seconds=entry.edge.timeout_seconds,
+    )
+    store = entry.edge.rules.idempotency
+    if store is None:
+        raise Misconfigured(
+            "an Idempotency-Key cannot be kept: the service has neither a database nor Redis"
+        )
+    unit = _KeyedUnit(work(), entry)
+    unit.work._name(asked.scope)
+    answer = unit.begin(store, asked)
+    if answer is not None:
+        raise Replay(answer)
+    entry.unit = unit
+    return unit.work
+
+
+class Replay(Exception):
+    """The request has been answered before; ends the view before it begins."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("answered before")
+        self.answer = answer
+
+
+def replayed(replay: Replay) -> Response:
+    """Give the first answer again, byte for byte."""
+    answer = replay.answer
+    stored = [*answer.headers, (idempotency.REPLAYED_HEADER, "true")]
+    response = current_app.response_class(answer.body, answer.status, stored)
+    if not any(name == "content-type" for name, _ in answer.headers):
+        del response.content_type  # or Flask's own would be put there
+    return response
+
+
+class _Unit:
+    """A unit of work as the edge sees it."""
+
+    holds = False
+
+    def __init__(self, work: Work, entry: WsgiEntry) -> None:
+        self.work = work
+        self.entry = entry
+
+    def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
+        changes = self.entry.method not in _SAFE_METHODS or self.work._has_sent
+        self.work._settle(keeps=changes and status < 400)
+
+    def close(self, error: BaseException | None) -> None:
+        if error is None and self.work._has_sent:
+            _logger.warning("a task was sent in work that was never committed: it does not leave")
+        self.work._close()
+
+
+class _KeyedUnit(_Unit):
+    """The same under an `Idempotency-Key`: the station of `idempotency.once`, which stands still
+    while the view works.
+    """
+
+    holds = True
+
+    def __init__(self, work: Work, entry: WsgiEntry) -> None:
+        super().__init__(work, entry)
+        self._steps: Steps[Answer] | None = None
+
+    def begin(self, store: idempotency.Store[Any], asked: idempotency.Request) -> Answer | None:
+        """Claim the key; returns the answer that was given before, if there is one."""
+        handler: Step[Answer] = Step()
+        self._steps = idempotency.once(
+            store,
+            asked,
+            idempotency.Work(
+                handle=handler,
+                session=self._session,
+                commit=Step(self.work.commit),
+                rollback=Step(self.work.rollback),
+            ),
+        )
+        return advance(self._steps, next, until=handler)
+
+    def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
+        steps, self._steps = self._steps, None
+        if steps is None:
+            return
+        stored = tuple(
+            (name.lower(), value) for name, value in headers if name.lower() not in _NOT_STORED
+        )
+        answer = Answer(status, stored, body or b"", fits=not self.entry.is_misfit)
+        advance(steps, lambda steps: steps.send(answer))
+        self.work._settle(keeps=status < 400)
+
+    def close(self, error: BaseException | None) -> None:
+        steps, self._steps = self._steps, None
+        if steps is not None:
+            given_up = error or RuntimeError("the view gave no answer")
+            with suppress(BaseException):  # it comes back when the key is free
+                advance(steps, lambda steps: steps.throw(given_up))
+        failpoints.reach("keys.after_answer")
+        super().close(error)
+
+    def _session(self) -> Session | None:
+        """The transaction that the answer is written in; a store that is no database needs none."""
+        return self.work.session if self.work.has_database else None
+
+
+def _entry() -> WsgiEntry:
+    if not has_request_context():
+        raise RuntimeError(
+            "there is no request here, and so no work of one: open a unit of work of its own, "
+            "with database.session() as session: …"
+        )
+    entry = request.environ.get(ENTRY)
+    if not isinstance(entry, WsgiEntry):
+        raise Misconfigured(
+            "this application has not passed the stations: make it with mainstay's create_app"
+        )
+    return entry
+
+
+def _translated(*, committing: bool) -> AbstractContextManager[None]:
+    from mainstay.resources.sqlalchemy.failures import translated
+
+    return translated(committing=committing)

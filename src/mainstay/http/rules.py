@@ -1,0 +1,100 @@
+"""What does the edge of an application let pass, and how much of it at a time?"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mainstay.idempotency import Store
+    from mainstay.limits import RateLimits, Rule
+
+__all__ = ["Places", "Rules", "SharedPlaces"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the edge of one application lets pass, and how.
+
+    Args:
+        own: Answered by the chassis itself, by path, before the application's routes are looked
+            through; they need no token. Each is an application of the edge's own kind.
+        quiet: Those of them that machines ask: no limit, logged at debug level.
+        public: Paths that need no token; one that ends in ``*`` stands for all below it.
+        in_flight_limit: Requests that are worked on at a time; beyond, 503.
+        rate: What one caller may ask for; ``None`` for any amount.
+        limits: Who counts it.
+        idempotency: Where the keys of requests are kept.
+    """
+
+    own: Mapping[str, Any] = field(default_factory=dict)
+    quiet: frozenset[str] = frozenset()
+    public: tuple[str, ...] = ()
+    in_flight_limit: int = 1_000
+    rate: Rule | None = None
+    limits: RateLimits | None = None
+    idempotency: Store[Any] | None = None
+    public_paths: frozenset[str] = field(init=False)
+    public_folders: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        exact = {path for path in self.public if not path.endswith("*")}
+        below = tuple(path[:-1] for path in self.public if path.endswith("*"))
+        object.__setattr__(self, "public_paths", frozenset(exact | self.own.keys()))
+        object.__setattr__(self, "public_folders", below)
+
+    @property
+    def answers_other_sites(self) -> bool:
+        """May a browser ask whether scripts of other sites may ask?"""
+        return False
+
+    def is_public(self, path: str) -> bool:
+        """Does *path* need no token, though the service asks for one?"""
+        if path in self.public_paths:
+            return True
+        return bool(self.public_folders) and path.startswith(self.public_folders)
+
+
+class Places:
+    """So many at a time and no more; counted on one event loop, which needs no lock.
+
+    Args:
+        limit: How many there are.
+        of: What takes them, for messages.
+    """
+
+    __slots__ = ("_left", "of")
+
+    def __init__(self, limit: int, of: str) -> None:
+        self.of = of
+        self._left = limit
+
+    def take(self) -> bool:
+        """Take a place, if there is one: before the first wait, or others look in between."""
+        if self._left <= 0:
+            return False
+        self._left -= 1
+        return True
+
+    def give_back(self) -> None:
+        self._left += 1
+
+
+class SharedPlaces(Places):
+    """The same for threads."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, limit: int, of: str) -> None:
+        super().__init__(limit, of)
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        with self._lock:
+            return super().take()
+
+    def give_back(self) -> None:
+        with self._lock:
+            super().give_back()

@@ -1,0 +1,130 @@
+"""Read the body of a WSGI request: counted, looked at, and for as long as the request may take.
+
+The time is looked at between two pieces. A client that sends nothing at all keeps its thread for
+as long as its server allows: a read of `wsgi.input` cannot be given up, and granian must not even
+be answered while one goes on (2.8 then stops the whole process). A proxy that buffers bodies, as
+nginx does, lets none of that through.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from typing import IO
+
+from mainstay.errors import MainstayError, Malformed, TooLarge
+from mainstay.http import bodies
+from mainstay.http.problems import TimedOut
+
+__all__ = ["Body"]
+
+_PIECE_BYTES = 65_536
+_FORM = "application/x-www-form-urlencoded"
+
+
+class Body(io.RawIOBase):
+    """What stands in the place of `wsgi.input`.
+
+    Args:
+        stream: The server's own.
+        announced: The value of `Content-Length`, if there is one.
+        content_type: JSON and forms are read whole, and looked at.
+        limit_bytes: Asked with the first read, when the route is known.
+        ends_at: Until when to wait, on the monotonic clock.
+        stop: Told what is wrong with the body before it is raised, because an application may
+            make something else of it.
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        *,
+        announced: str,
+        content_type: str,
+        limit_bytes: Callable[[], int],
+        ends_at: float,
+        stop: Callable[[MainstayError], None],
+    ) -> None:
+        self._stream = stream
+        self._announced = announced
+        self._content_type = content_type
+        self._ask_limit = limit_bytes
+        self._ends_at = ends_at
+        self._stop = stop
+        self._limit = 0
+        self._left: int | None = None
+        self._received = 0
+        self._is_complete = False
+        self._whole: IO[bytes] | None = None
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: object, /) -> int:
+        view = memoryview(buffer).cast("B")  # type: ignore[arg-type]  # a writable buffer
+        piece = self.read(len(view))
+        view[: len(piece)] = piece
+        return len(piece)
+
+    def readall(self) -> bytes:
+        return self.read()
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        try:
+            if not self._limit:
+                self._begin()
+            if self._whole is not None:
+                return self._whole.read(-1 if size is None else size)
+            if size is None or size < 0:
+                return self._rest()
+            return self._next(size)
+        except MainstayError as error:
+            self._stop(error)
+            raise
+
+    def _begin(self) -> None:
+        self._limit = self._ask_limit()
+        announced = self._announced
+        if announced:
+            # Refused before a byte of it is read.
+            if not announced.isdecimal() or int(announced) > self._limit:
+                raise self._too_large()
+            self._left = int(announced)
+        is_form = self._content_type.startswith(_FORM)
+        if is_form or bodies.is_json(self._content_type):
+            whole = self._rest()
+            if whole:
+                (bodies.check_form if is_form else bodies.check_json)(whole)
+            self._whole = io.BytesIO(whole)
+
+    def _rest(self) -> bytes:
+        pieces = []
+        while piece := self._next(_PIECE_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+
+    def _next(self, size: int) -> bytes:
+        """Return up to *size* bytes; none when the body has ended."""
+        if self._left is not None:
+            size = min(size, self._left)
+        if self._is_complete or not size:
+            return b""
+        try:
+            piece = self._stream.read(size)
+        except Exception as error:  # whatever a server raises of a body that it cannot read
+            raise Malformed("the body cannot be read: the connection broke") from error
+        if time.monotonic() > self._ends_at:
+            raise TimedOut("the body did not come in time: send it faster")
+        self._received += len(piece)
+        if self._received > self._limit:
+            raise self._too_large()
+        if self._left is not None:
+            self._left -= len(piece)
+        self._is_complete = not piece
+        if self._is_complete and self._left:
+            raise Malformed("the body ended before all of it had come")
+        return piece
+
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"the body is larger than {self._limit} bytes: send less")

@@ -1,0 +1,22 @@
+"""What does the room of RabbitMQ offer?"""
+
+from __future__ import annotations
+
+from mainstay.resources.amqp import connect
+from mainstay.rpc.amqp.client import AmqpLine
+from mainstay.rpc.amqp.depth import depth
+from mainstay.rpc.amqp.server import AmqpIntake
+from mainstay.rpc.room import ASK_SECONDS, Room
+
+__all__ = ["ROOM"]
+
+
+def _ping(url: str) -> None:
+    connect(url, connect_timeout_seconds=ASK_SECONDS, heartbeat_seconds=0).close()
+
+
+def _oldest_seconds(_url: str, _queue: str) -> None:
+    """RabbitMQ keeps no time of what waits in a quorum queue."""
+
+
+ROOM = Room(AmqpLine, AmqpIntake, _ping, depth, _oldest_seconds)

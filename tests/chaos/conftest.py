@@ -1,0 +1,37 @@
+"""Servers for the scenarios."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mainstay.testing import PostgreSQL, RabbitMQ, Redis
+from tests.chaos.playing import play
+from tests.chaos.scenarios import LeftOut, Scenario
+from tests.chaos.stage import Servers
+
+SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**31))
+
+
+@pytest.fixture(scope="session")
+def servers(rabbitmq: RabbitMQ, redis_server: Redis, postgres: PostgreSQL) -> Servers:
+    return Servers(postgres, rabbitmq, redis_server)
+
+
+@pytest.fixture
+def play_short(servers: Servers, tmp_path: Path) -> Callable[[Scenario], None]:
+    """Play a scenario in its short size and look at its books."""
+
+    def play_one(scenario: Scenario) -> None:
+        try:
+            result = play(scenario, servers, tmp_path, seed=SEED, size="short")
+        except LeftOut as reason:
+            pytest.skip(str(reason))
+        print(result)  # noqa: T201 - seed and figures are what one needs when it fails
+        assert result.is_good, str(result)
+
+    return play_one

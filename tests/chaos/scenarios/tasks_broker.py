@@ -1,0 +1,219 @@
+"""Tasks, while their broker dies, takes nothing, forgets a queue or drops connections."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+
+from mainstay.testing import eventually
+from tests.chaos.processes import Process
+from tests.chaos.scenarios.catalogue import scenario
+from tests.chaos.senders import Senders
+from tests.chaos.stage import Stage
+from tests.chaos.subject.service import QUEUE
+
+# Generous: a sender is told within two seconds, on a machine that does nothing else.
+TOLD_SECONDS = 20.0
+# What RabbitMQ has where nobody says otherwise.
+DISK_FREE_LIMIT, MEMORY_WATERMARK = "50MB", "0.4"
+CONSUMER_TIMEOUT_MS, CHANNEL_TICK_MS = 1_800_000, 60_000
+
+
+@scenario(16, "the broker is killed while a backlog is worked off", on=("rabbitmq",))
+def the_broker_is_killed_under_a_backlog(stage: Stage) -> None:
+    count, kills = stage.pick(short=400, full=20_000), stage.pick(short=1, full=3)
+    senders = Senders(stage)
+    senders.send_many(count)
+    assert senders.outcomes == {"accepted": count}, senders.errors
+    stage.keep_declarations()
+    worker = stage.worker(concurrency=4).ready()
+    back = []
+    for turn in range(1, kills + 1):
+        _until_left(stage, count - count * turn // (kills + 1))
+        back.append(_kill_broker(stage))
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.figures |= {"back_seconds": max(back), "resurrected": _resurrected(worker)}
+    assert stage.books().done == count
+
+
+@scenario(18, "the broker is killed under senders who send on", on=("rabbitmq",))
+def the_broker_is_killed_under_senders(stage: Stage) -> None:
+    worker = stage.worker(concurrency=2).ready()
+    senders = Senders(stage, ahead=stage.pick(short=100, full=0))
+    senders.send()
+    stage.keep_declarations()
+    back = []
+    with senders.sending(threads=8):
+        for _ in range(stage.pick(short=1, full=5)):
+            _until_accepted(senders, stage.pick(short=100, full=1_000))
+            back.append(_kill_broker(stage))
+        _until_accepted(senders, 50)
+    stage.figures |= {"back_seconds": max(back), "told_seconds": senders.slowest_seconds}
+    stage.figures["unknown_at_first"] = senders.insist()
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.figures["resurrected"] = _resurrected(worker)
+    assert senders.slowest_seconds < TOLD_SECONDS, "a sender was not told"
+
+
+@scenario(19, "the broker has no room on its disk", on=("rabbitmq",))
+def the_disk_is_full(stage: Stage) -> None:
+    def limit(free: str) -> None:
+        stage.servers.rabbitmq.ctl("set_disk_free_limit", free)
+
+    errors = _under_alarm(
+        stage, "disk alarm", lambda: limit("100000GB"), lambda: limit(DISK_FREE_LIMIT)
+    )
+    assert set(errors) == {"Unconfirmed"}, errors
+
+
+@scenario(20, "the broker has no memory left")
+def the_memory_is_full(stage: Stage) -> None:
+    def limit(share: str, most_bytes: int) -> None:
+        if stage.broker == "rabbitmq":
+            stage.servers.rabbitmq.ctl("set_vm_memory_high_watermark", share)
+        else:
+            stage.servers.redis.command(f"CONFIG SET maxmemory {most_bytes}")
+
+    errors = _under_alarm(
+        stage, "memory alarm", lambda: limit("0.0001", 1), lambda: limit(MEMORY_WATERMARK, 0)
+    )
+    assert set(errors) == {"Unconfirmed" if stage.broker == "rabbitmq" else "Overloaded"}, errors
+
+
+@scenario(20, "a queue is as long as it may be", on=("rabbitmq",))
+def a_queue_is_full(stage: Stage) -> None:
+    senders, most = Senders(stage), 20
+    senders.send()
+    policy = ["^chaos$", json.dumps({"max-length": most}), "--apply-to", "queues"]
+    stage.servers.rabbitmq.ctl("set_policy", "-p", stage.name, "short", *policy)
+    stage.fault("queue full")
+    senders.send_many(stage.pick(short=200, full=5_000))
+    assert senders.outcomes["accepted"] >= most
+    assert senders.outcomes["refused"] > senders.outcomes["accepted"], senders.outcomes
+    assert set(senders.errors) == {"Overloaded"}, senders.errors
+    stage.worker().ready()
+    stage.settle()
+    stage.servers.rabbitmq.ctl("clear_policy", "-p", stage.name, "short")
+    senders.send_many(20)
+    stage.settle()
+    assert stage.books().unknown == 0
+
+
+@scenario(
+    21,
+    "a queue is deleted under its worker, and a task is sent where no queue is",
+    on=("rabbitmq",),
+)
+def a_queue_is_deleted(stage: Stage) -> None:
+    stage.worker().ready()
+    senders = Senders(stage)
+    for _ in range(stage.pick(short=2, full=20)):
+        senders.send_many(10)
+        stage.settle()
+        stage.servers.rabbitmq.manage("DELETE", f"/queues/{stage.name}/{QUEUE}")
+        stage.fault("queue deleted")
+        with senders.sending(threads=1):
+            _until_accepted(senders, 1)
+        senders.send(options={"exchange": QUEUE, "routing_key": "nowhere"})
+        stage.fault("sent nowhere")
+    stage.settle()
+    assert set(senders.errors) == {"NoRoute"}, senders.errors
+    assert stage.books().unknown == 0
+
+
+@scenario(22, "all connections are cut every three seconds")
+def connections_are_cut(stage: Stage) -> None:
+    for worker in [stage.worker(concurrency=2), stage.worker(concurrency=2)]:
+        worker.ready()
+    senders = Senders(stage, ahead=8)
+    with stage.every(3.0, stage.cut), senders.sending(seconds=0.3):
+        eventually(
+            lambda: stage.faults["connections cut"] >= stage.pick(short=3, full=20),
+            timeout_seconds=300.0,
+        )
+    senders.insist()
+    stage.settle()
+    # On Redis a worker takes another connection and goes on with what it has.
+    assert stage.broker == "redis" or stage.books().redone, "no cut hit a task under way"
+
+
+@scenario(24, "a task takes longer than its broker waits for the acknowledgement", on=("rabbitmq",))
+def a_task_outlasts_the_consumer_timeout(stage: Stage) -> None:
+    _wait_for_acknowledgements(stage, CONSUMER_TIMEOUT_MS // 1_800, CHANNEL_TICK_MS // 240)
+    try:
+        stage.worker().ready()
+        senders = Senders(stage)
+        unit = senders.send(seconds=600.0)
+        stage.fault("task too slow for the broker")
+        senders.send_many(5)
+        stage.settle()
+    finally:
+        _wait_for_acknowledgements(stage, CONSUMER_TIMEOUT_MS, CHANNEL_TICK_MS)
+    senders.send_many(5)
+    stage.settle()
+    assert [(letter.id, letter.reason) for letter in stage.dead()] == [(unit, "delivery-limit")]
+
+
+def _wait_for_acknowledgements(stage: Stage, timeout_ms: int, tick_ms: int) -> None:
+    settings = {"consumer_timeout": timeout_ms, "channel_tick_interval": tick_ms}
+    told = ", ".join(f"application:set_env(rabbit, {k}, {v})" for k, v in settings.items())
+    stage.servers.rabbitmq.ctl("eval", f"{told}.")
+
+
+def _under_alarm(
+    stage: Stage, kind: str, begin: Callable[[], None], end: Callable[[], None]
+) -> Counter[str]:
+    """Send on while the broker takes nothing, and again what nobody knows of afterwards; returns
+    what the senders heard.
+    """
+    stage.worker().ready()
+    # A worker takes nothing from a Redis without memory, so there the senders do not wait for it.
+    senders = Senders(stage, ahead=20 if stage.broker == "rabbitmq" else 0)
+    with senders.sending():
+        _until_accepted(senders, 50)
+        try:
+            begin()
+            stage.fault(kind)
+            eventually(lambda: senders.errors.total() >= 8, timeout_seconds=120.0)
+            time.sleep(stage.pick(short=0, full=30))
+        finally:
+            end()
+        _until_accepted(senders, 50)
+    stage.figures["told_seconds"] = senders.slowest_seconds
+    stage.figures["unknown_at_first"] = senders.insist()
+    stage.settle()
+    assert senders.slowest_seconds < TOLD_SECONDS, "a sender was not told"
+    return senders.errors
+
+
+def _kill_broker(stage: Stage) -> float:
+    """Kill it and start it again; returns how many seconds after it was up a task was begun."""
+    stage.server.kill()
+    stage.fault("broker killed")
+    stage.server.start()
+    up_at = time.time()
+    last = eventually(
+        lambda: [one for one in stage.ledger.begun()[-1:] if one.at > up_at],
+        timeout_seconds=120.0,
+        every_seconds=0.1,
+    )
+    return round(last[0].at - up_at, 3)
+
+
+def _until_left(stage: Stage, count: int) -> None:
+    """Wait until only so many units have not been begun."""
+    eventually(lambda: stage.ledger.not_begun() <= count, timeout_seconds=600.0)
+
+
+def _until_accepted(senders: Senders, count: int) -> None:
+    """Wait until so many more tasks are accepted."""
+    enough = senders.outcomes["accepted"] + count
+    eventually(lambda: senders.outcomes["accepted"] >= enough, timeout_seconds=120.0)
+
+
+def _resurrected(worker: Process) -> int:
+    """Return how many deliveries found their task done: the broker had forgotten that."""
+    done = Counter(line["task_id"] for line in worker.lines("task") if line["outcome"] == "done")
+    return sum(count - 1 for count in done.values())

@@ -1,0 +1,174 @@
+"""Tasks, while the processes that do them die or are asked to end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mainstay.testing import eventually
+from tests.chaos.deaths import interrupted, is_there, percentiles, restarts
+from tests.chaos.processes import Process
+from tests.chaos.scenarios.catalogue import scenario
+from tests.chaos.senders import Senders
+from tests.chaos.stage import Stage
+
+# Long enough for a death to fall into a task; few enough wait for a restart to be soon.
+TASK_SECONDS, AHEAD = 0.1, 8
+
+
+@scenario(1, "a child of the pool is killed every half second")
+def children_are_killed(stage: Stage) -> None:
+    _kill_children(stage, stage.pick(short=10, full=700))
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    _check(stage)
+
+
+@scenario(2, "the main process of a worker is killed under its children", on=("rabbitmq",))
+def parents_are_killed(stage: Stage) -> None:
+    worker = stage.worker(concurrency=4)
+    orphaned = []
+    with Senders(stage, ahead=AHEAD).sending(seconds=TASK_SECONDS):
+        for _ in range(stage.pick(short=2, full=100)):
+            _until_at_work(stage, worker)
+            orphans = stage.kill(worker)
+            killed_at = time.monotonic()
+            _until_gone(orphans)
+            orphaned.append(time.monotonic() - killed_at)
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.figures |= percentiles("orphaned", orphaned)
+    _check(stage)
+
+
+@scenario(3, "a worker is killed with all its children", on=("rabbitmq",))
+def groups_are_killed(stage: Stage) -> None:
+    worker = stage.worker(concurrency=4)
+    with Senders(stage, ahead=AHEAD).sending(seconds=TASK_SECONDS):
+        for _ in range(stage.pick(short=2, full=100)):
+            _until_at_work(stage, worker)
+            stage.kill(worker, whole=True)
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    _check(stage)
+
+
+@scenario(4, "children are killed under tasks that are not to be done again")
+def children_are_killed_under_tasks_begun_once(stage: Stage) -> None:
+    _kill_children(stage, stage.pick(short=10, full=50), "record_or_bury")
+    stage.settle(timeout_seconds=90)
+    executions, letters = stage.ledger.begun(), stage.dead()
+    killed = {one.unit for one in interrupted(executions, stage.deaths)}
+    spared = {one.unit for one in executions} - killed
+    assert letters, "no kill hit a task"
+    assert not {letter.id for letter in letters} & spared, "a task is dead that was not killed"
+    assert {letter.reason for letter in letters} == {"worker-lost"}
+    assert stage.books().redone == 0, "a task was begun twice"
+
+
+@scenario(4, "children die before and after the commit of tasks that are not to be done again")
+def children_die_at_the_commit(stage: Stage) -> None:
+    dies = "tasks.before_commit:kill%10,tasks.after_commit:kill%10"
+    worker = stage.worker(concurrency=4, MAINSTAY_FAILPOINT=dies).ready()
+    Senders(stage, ahead=AHEAD).send_many(stage.pick(short=100, full=5_000), "record_or_bury")
+    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.faults.update(worker.failpoints)
+    before, after = (f"tasks.{moment}_commit: kill" for moment in ("before", "after"))
+    books = stage.books()
+    assert stage.faults[after], "no child died after its commit"
+    assert books.dead == stage.faults[before], "what had been done is dead, or what had not is not"
+    assert books.redone == 0, "a task was begun twice"
+
+
+@scenario(14, "workers are asked to end, one after the other")
+def workers_are_replaced(stage: Stage) -> None:
+    count = stage.pick(short=2, full=4)
+    workers = [stage.worker(concurrency=2) for _ in range(count)]
+    for worker in workers:
+        worker.ready()
+    slowest = 0.0
+    senders = Senders(stage, ahead=AHEAD)
+    with senders.sending(seconds=TASK_SECONDS):
+        for _ in range(stage.pick(short=1, full=10)):
+            for worker in workers:
+                began = time.monotonic()
+                assert worker.terminate() == 0
+                slowest = max(slowest, time.monotonic() - began)
+                stage.fault("worker ended")
+                worker.ready()
+    stage.settle()
+    stage.figures["end_seconds"] = round(slowest, 3)
+    books = stage.books()
+    assert (books.refused, books.unknown, books.dead) == (0, 0, 0), senders.errors
+    assert books.redone == 0, "what a worker had begun was not finished by it"
+
+
+@scenario(15, "a worker is killed at the end of its grace period, in the middle of a long task")
+def workers_are_evicted(stage: Stage) -> None:
+    grace, seconds = stage.pick(short=1, full=10), stage.pick(short=4, full=60)
+    workers = [stage.worker(concurrency=2, APP_GRACE_SECONDS=str(grace)) for _ in range(2)]
+    for worker in workers:
+        worker.ready()
+    units = Senders(stage).send_many(4, seconds=seconds)
+    eventually(lambda: len(stage.ledger.executions()) == len(units), timeout_seconds=60.0)
+    evicted, _other = workers
+    assert evicted.evict(grace) in (0, -9)
+    stage.fault("worker evicted")
+    stage.settle(timeout_seconds=stage.pick(short=90, full=300))
+    books = stage.books()
+    assert (books.done, books.redone) == (4, 2), books
+
+
+@scenario(28, "workers are killed and asked to end, and their Redis is killed", on=("redis",))
+def workers_and_redis_die(stage: Stage) -> None:
+    workers = [stage.worker(concurrency=2) for _ in range(2)]
+    for worker in workers:
+        worker.ready()
+    senders = Senders(stage, ahead=AHEAD)
+    back: list[float] = []
+    with senders.sending(seconds=TASK_SECONDS):
+        for _ in range(stage.pick(short=1, full=10)):
+            first, second = stage.random.sample(workers, 2)
+            _until_at_work(stage, first)
+            stage.kill(first, whole=True)
+            _until_at_work(stage, second)
+            stage.server.kill()
+            stage.fault("Redis killed")
+            stage.server.start()
+            up_at = time.time()
+            back.append(_until_at_work(stage, first, second) - up_at)
+            assert second.terminate() == 0
+            stage.fault("worker ended")
+    senders.insist()
+    stage.settle()
+    stage.figures["back_seconds"] = round(max(back), 3)
+    _check(stage)
+
+
+def _kill_children(stage: Stage, times: int, name: str = "record") -> None:
+    """Kill a child every half second, while tasks are sent."""
+    worker = stage.worker(concurrency=4).ready()
+    sending = Senders(stage, ahead=AHEAD).sending(name, seconds=TASK_SECONDS)
+    with sending, stage.every(0.5, lambda: stage.kill_child(worker)):
+        eventually(lambda: stage.faults["child killed"] >= times, timeout_seconds=900.0)
+
+
+def _until_at_work(stage: Stage, *workers: Process) -> float:
+    """Wait until one of the workers begins a task, and return when that was."""
+    now = time.time()
+
+    def begun() -> list[float]:
+        children = {child for worker in workers for child in worker.children}
+        executions = stage.ledger.begun()
+        return [one.at for one in executions if one.at > now and one.pid in children]
+
+    return eventually(begun, timeout_seconds=60.0, every_seconds=0.1)[0]
+
+
+def _until_gone(pids: Sequence[int]) -> None:
+    eventually(lambda: not any(map(is_there, pids)), timeout_seconds=60.0)
+
+
+def _check(stage: Stage) -> None:
+    """Was work interrupted, and was all of it done in the end?"""
+    books = stage.books()
+    stage.figures |= percentiles("restart", restarts(stage.ledger.begun(), stage.deaths))
+    assert books.redone, "no fault hit a task under way"
+    assert books.dead == 0, stage.reasons

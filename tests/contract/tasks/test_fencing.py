@@ -1,0 +1,130 @@
+"""A task that commits more than once has each of its effects once, whoever else is at it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from sqlalchemy import text
+
+from mainstay.context import new_id
+from mainstay.resources.sqlalchemy import Database
+from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.status import State
+from mainstay.testing import RabbitMQ, eventually
+from tests.contract.tasks.rooms import CeleryRoom, Worker, prepare_database
+from tests.contract.tasks.sample import gate_of
+
+EARLY, LATE = "while the other is at it", "when the other is done"
+
+
+@pytest.fixture
+def fenced_room(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[CeleryRoom]:
+    broker, _on, kind = request.param.partition(" on ")
+    folder = tmp_path_factory.mktemp("fencing")
+    if kind == "sqlite":
+        url = f"sqlite:///{folder}/effects.db"
+    else:
+        url = request.getfixturevalue(
+            {"embedded": "embedded_database_url", "postgresql": "database_url"}[kind]
+        )
+    server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
+    room = CeleryRoom(server.url, folder, prepare_database(url))
+    yield room
+    room.close()
+
+
+@pytest.fixture
+def cut(request: pytest.FixtureRequest) -> Callable[[CeleryRoom], None]:
+    """Have the broker take a stopped worker for dead; on Redis its lease does so."""
+
+    def do(room: CeleryRoom) -> None:
+        if transport_of(room.url) == "amqp":
+            server: RabbitMQ = request.getfixturevalue("rabbitmq")
+            server.ctl("close_all_connections", "--global", "test")
+
+    return do
+
+
+@pytest.mark.parametrize(
+    ("fenced_room", "wakes"),
+    [
+        ("redis on sqlite", EARLY),
+        ("redis on sqlite", LATE),
+        ("redis on embedded", EARLY),
+        ("rabbitmq on postgresql", EARLY),
+        ("rabbitmq on postgresql", LATE),
+    ],
+    indirect=["fenced_room"],
+)
+def test_an_orphan_that_wakes_up_after_its_redelivery_has_no_effect(
+    fenced_room: CeleryRoom, cut: Callable[[CeleryRoom], None], wakes: str
+) -> None:
+    room, key = fenced_room, new_id()
+    with room.worker(SAMPLE_LEASE_SECONDS="2") as orphan:
+        orphan.ready()
+        id = room.send("store_in_steps", key)
+        eventually(lambda: deliveries(room, key) == 1)
+        family = [*orphan.children, orphan.process.pid]
+        tell(family, signal.SIGSTOP)
+        cut(room)
+        with room.worker(SAMPLE_LEASE_SECONDS="2") as heir:
+            heir.ready()
+            eventually(lambda: deliveries(room, key) == 2, timeout_seconds=30)
+            if wakes == LATE:
+                open_gate(room, key, 2)
+                assert room.ended(id).state is State.SUCCESS
+            open_gate(room, key, 1)
+            # The child first: the main process ends what it works on when it sees that the broker
+            # has let go of it.
+            tell(family, signal.SIGCONT, until=lambda: taken_over(orphan, id))
+            if wakes == EARLY:
+                status = room.status(id)
+                assert status is not None
+                assert status.state is State.STARTED
+                assert rows(room, f"{key} second") == 0
+                open_gate(room, key, 2)
+            status = room.ended(id)
+            assert (status.state, status.result, status.error) == (State.SUCCESS, key, None)
+            assert heir.terminate() == 0
+        assert orphan.is_running
+    assert deliveries(room, key) == 2
+    assert (rows(room, f"{key} first"), rows(room, f"{key} second")) == (1, 1)
+    assert room.dead() == []
+
+
+def tell(
+    family: list[int], number: signal.Signals, *, until: Callable[[], bool] | None = None
+) -> None:
+    """Send a signal to a worker's children, wait, and send it to the worker."""
+    *children, parent = family
+    for child in children:
+        os.kill(child, number)
+    if until is not None:
+        eventually(until)
+    os.kill(parent, number)
+
+
+def taken_over(worker: Worker, id: str) -> bool:
+    lines = [line for line in worker.lines("task") if line["task_id"] == id]
+    return [(line["outcome"], line["reason"]) for line in lines] == [
+        ("cancelled", "taken over by a newer delivery")
+    ]
+
+
+def deliveries(room: CeleryRoom, key: str) -> int:
+    return room.effects().count(f"store_in_steps {key}")
+
+
+def open_gate(room: CeleryRoom, key: str, delivery: int) -> None:
+    gate_of(room.effects_file, key, delivery).touch()
+
+
+def rows(room: CeleryRoom, key: str) -> int:
+    with room.service.resource(Database).session(read_only=True) as session:
+        found = session.execute(text("select count(*) from effects where key = :key"), {"key": key})
+        return int(found.scalar_one())

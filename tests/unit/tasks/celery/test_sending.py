@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import amqp
+import pytest
+from amqp.exceptions import MessageNacked
+
+from mainstay.errors import Disconnected, MainstayError, NoRoute, NotConnected, Overloaded
+from mainstay.tasks.celery.app import App
+from mainstay.tasks.celery.sending import publish
+
+
+class Broker:
+    """What befalls each try to send: as it connects, or as it sends; nothing befalls the last."""
+
+    def __init__(self, *tries: tuple[str, Exception]) -> None:
+        self._tries = list(tries)
+        self.producer_pool = self
+
+    @contextmanager
+    def acquire(self, **_: object) -> Iterator[Any]:
+        moment, error = self._tries.pop(0) if self._tries else ("", Exception())
+
+        def befall(which: str) -> Callable[[object], None]:
+            def do(_producer: object) -> None:
+                if which == moment:
+                    raise error
+
+            return do
+
+        kind = type("Producer", (), {"channel": property(befall("connect"))})
+        producer = kind()
+        producer.send = befall("send")
+        producer.connection = SimpleNamespace(collect=lambda _seconds: None)
+        yield producer
+
+
+def outcome_of(*tries: tuple[str, Exception]) -> type[MainstayError] | None:
+    try:
+        publish(cast("App", Broker(*tries)), "bill", lambda producer: producer.send(producer))
+    except MainstayError as error:
+        return type(error)
+    return None
+
+
+RESET = ("send", ConnectionResetError())
+AWAY = ("connect", ConnectionRefusedError())
+NOWHERE = ("send", amqp.NotFound("no queue"))
+FULL = ("send", MessageNacked())
+
+
+def test_a_broken_connection_is_replaced() -> None:
+    assert outcome_of(RESET) is None
+
+
+@pytest.mark.parametrize(
+    ("what", "told"), [(AWAY, NotConnected), (NOWHERE, NoRoute), (FULL, Overloaded)]
+)
+def test_what_is_certain_is_told(what: tuple[str, Exception], told: type[MainstayError]) -> None:
+    assert outcome_of(what) is told
+
+
+@pytest.mark.parametrize("what", [AWAY, NOWHERE, FULL])
+def test_what_an_earlier_try_may_have_stored_is_not_said_to_be_refused(
+    what: tuple[str, Exception],
+) -> None:
+    assert outcome_of(RESET, what) is Disconnected

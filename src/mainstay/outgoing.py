@@ -21,7 +21,7 @@ Kind = Literal["task", "event"]
 class Caller(Protocol):
     """Calls a server and waits for its answer; `mainstay.rpc.Calls` is one."""
 
-    async def acall(
+    def call(
         self,
         queue: str,
         data: Any = None,
@@ -36,12 +36,23 @@ class Caller(Protocol):
             id: What identifies the call; a server does the same one once.
         """
 
+    async def acall(
+        self,
+        queue: str,
+        data: Any = None,
+        *,
+        function: str = "",
+        timeout_seconds: float | None = None,
+        id: str | None = None,
+    ) -> Any:
+        """As :meth:`call`, without stopping the event loop."""
+
 
 @runtime_checkable
 class Sender(Protocol):
     """Hands tasks to the broker; the room of a service's tasks holds one."""
 
-    async def asend(
+    def send(
         self,
         task: Any,
         /,
@@ -54,8 +65,19 @@ class Sender(Protocol):
 
         Args:
             task_id: What identifies the task; sending it twice under one id is one task.
-            session: The asyncio session to whose commit the task belongs: it leaves after that.
+            session: The session to whose commit the task belongs: it leaves after that.
         """
+
+    async def asend(
+        self,
+        task: Any,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Any = None,
+        **kwargs: Any,
+    ) -> str:
+        """As :meth:`send`, without stopping the event loop; with an asyncio session."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from mainstay.service import Service
     from mainstay.traces import SpanKind
 
-__all__ = ["Entry", "Step", "Steps", "adrive", "drive", "outcome_of", "stations"]
+__all__ = [
+    "Entry",
+    "Step",
+    "Steps",
+    "aadvance",
+    "adrive",
+    "advance",
+    "drive",
+    "outcome_of",
+    "stations",
+]
 
 T = TypeVar("T")
 
@@ -83,6 +93,60 @@ async def adrive(steps: Steps[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
+
+
+def advance(
+    steps: Steps[T],
+    resume: Callable[[Steps[T]], Step[Any]] = next,
+    *,
+    until: Step[Any] | None = None,
+) -> T | None:
+    """Take *steps* on, to their end or to the step *until*, where they then stand.
+
+    For what goes on outside of the stations, such as a framework that calls the handler by itself.
+
+    Args:
+        resume: How to go on from where they stand: ``lambda steps: steps.send(answer)``.
+    """
+    try:
+        step = resume(steps)
+        while step is not until:
+            if step.sync is None:
+                raise TypeError("this step can only be awaited: use aadvance()")
+            try:
+                value = step.sync()
+            except BaseException as error:  # noqa: BLE001 - a station may answer it
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    return None
+
+
+async def aadvance(
+    steps: Steps[T],
+    resume: Callable[[Steps[T]], Step[Any]] = next,
+    *,
+    until: Step[Any] | None = None,
+) -> T | None:
+    """As :func:`advance`, on this event loop."""
+    try:
+        step = resume(steps)
+        while step is not until:
+            if step.aio is None:
+                raise TypeError("this step can only be done blocking: use advance()")
+            try:
+                value = await step.aio()
+            except BaseException as error:  # noqa: BLE001 - stations see cancellation too
+                step = steps.throw(error)
+            else:
+                step = steps.send(value)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    return None
 
 
 class Entry(ABC, Generic[T]):

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mainstay.processes import facts
+from mainstay.testing import eventually
 from tests.chaos.ledger import Execution
 
-__all__ = ["Death", "interrupted", "is_there", "percentiles", "restarts"]
+__all__ = ["Death", "interrupted", "percentiles", "restarts", "until_gone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,9 @@ def restarts(executions: Sequence[Execution], deaths: Sequence[Death]) -> list[f
     ]
 
 
-def is_there(pid: int) -> bool:
-    """Is there such a process, and more of it than its exit code?"""
-    return facts.is_alive(pid) and not facts.is_zombie(pid)
+def until_gone(pids: Sequence[int]) -> None:
+    """Wait until none of these processes is there any more."""
+    eventually(lambda: not any(map(_is_there, pids)), timeout_seconds=60.0)
 
 
 def percentiles(name: str, seconds: Iterable[float]) -> dict[str, float]:
@@ -56,3 +57,8 @@ def percentiles(name: str, seconds: Iterable[float]) -> dict[str, float]:
         f"{name}_p50_seconds": round(at[0.5], 3),
         f"{name}_p99_seconds": round(at[0.99], 3),
     }
+
+
+def _is_there(pid: int) -> bool:
+    # Who has ended and was not asked for the exit code is not there either.
+    return facts.is_alive(pid) and not facts.is_zombie(pid)

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 from weakref import WeakMethod, WeakSet
 
@@ -38,7 +38,7 @@ from mainstay.http.problems import MEDIA_TYPE, Problem, problem_of
 from mainstay.http.routes import UNMATCHED
 from mainstay.http.rules import SharedPlaces
 from mainstay.http.streams import Body
-from mainstay.pipeline import Step, Steps, stations
+from mainstay.pipeline import Step, Steps, advance, stations
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
@@ -54,7 +54,6 @@ __all__ = [
     "Rules",
     "UnitOfWork",
     "WsgiEntry",
-    "advance",
 ]
 
 ENTRY = "mainstay.entry"
@@ -223,7 +222,7 @@ class WsgiEntry(exchange.Exchange):
         steps = stations(self, self.edge.service)
         self.environ[ENTRY] = self
         try:
-            advance(steps, next, until=_HANDLING)
+            advance(steps, until=_HANDLING)
         except Exception as error:  # noqa: BLE001 - the way in: what nobody answered ends here
             self.leave()
             return self._refuse(error)
@@ -549,30 +548,6 @@ class _Stream:
                     self._unit.close(self._failure)
             finally:
                 end(self._failure)
-
-
-def advance(
-    steps: Steps[T],
-    resume: Callable[[Steps[T]], Step[Any]],
-    *,
-    until: Step[Any] | None = None,
-) -> T | None:
-    """Take *steps* on, to their end or to the step *until*, where they then stand."""
-    try:
-        step = resume(steps)
-        while step is not until:
-            if step.sync is None:
-                raise TypeError("this step can only be awaited")
-            try:
-                value = step.sync()
-            except BaseException as error:  # noqa: BLE001 - a station may answer it
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-    return None
 
 
 class _Chained:

@@ -30,8 +30,6 @@ class Turn:
     def __init__(self) -> None:
         self._waiting: list[tuple[Line, Context | None, int, float]] = []
         self._ends_on: asyncio.AbstractEventLoop | None = None
-        # Else it would run in the context of the first one that is waiting.
-        self._of_nobody = contextvars.Context()
 
     def add(self, line: Line, seconds: float) -> None:
         """Write *line* at the end of this turn, for the unit of work at hand."""

@@ -192,7 +192,7 @@ def keys_come_in_every_form(stage: Stage) -> None:
         assert b"HTTP/1.1" not in rest, f"two answers to one request: {answer!r}"
         return int(first.split()[1]), rest
 
-    accepted = [b"bare", b'"bare"', b"'; drop table effects; --".replace(b" ", b""), b"x" * 255]
+    accepted = [b"bare", b'"bare"', b"';droptableeffects;--", b"x" * 255]
     for key in accepted:
         assert post(b"Idempotency-Key: " + key)[0] == 201, key
     # Bare and quoted are one key.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 
 from mainstay.testing import eventually
-from tests.chaos.deaths import interrupted, is_there, percentiles, restarts
+from tests.chaos.deaths import interrupted, percentiles, restarts, until_gone
 from tests.chaos.processes import Process
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.senders import Senders
@@ -32,7 +31,7 @@ def parents_are_killed(stage: Stage) -> None:
             _until_at_work(stage, worker)
             orphans = stage.kill(worker)
             killed_at = time.monotonic()
-            _until_gone(orphans)
+            until_gone(orphans)
             orphaned.append(time.monotonic() - killed_at)
     stage.settle(timeout_seconds=stage.pick(short=90, full=600))
     stage.figures |= percentiles("orphaned", orphaned)
@@ -160,10 +159,6 @@ def _until_at_work(stage: Stage, *workers: Process) -> float:
         return [one.at for one in executions if one.at > now and one.pid in children]
 
     return eventually(begun, timeout_seconds=60.0, every_seconds=0.1)[0]
-
-
-def _until_gone(pids: Sequence[int]) -> None:
-    eventually(lambda: not any(map(is_there, pids)), timeout_seconds=60.0)
 
 
 def _check(stage: Stage) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 
 from mainstay.testing import FaultProxy, eventually
-from tests.chaos.deaths import is_there, percentiles
+from tests.chaos.deaths import percentiles, until_gone
 from tests.chaos.processes import Process
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.senders import Senders
@@ -49,7 +48,7 @@ def workers_are_killed_at_the_start(stage: Stage) -> None:
     for _ in range(stage.pick(short=5, full=100)):
         _first_children(worker)
         orphans = stage.kill(worker)
-        _until_gone(orphans)
+        until_gone(orphans)
     worker.ready()
     stage.settle()
     assert stage.books().done == SENT
@@ -84,10 +83,6 @@ def the_broker_is_closed(stage: Stage) -> None:
 
 def _first_children(worker: Process) -> list[int]:
     return eventually(lambda: worker.children, timeout_seconds=60.0, every_seconds=0.002)
-
-
-def _until_gone(pids: Sequence[int]) -> None:
-    eventually(lambda: not any(map(is_there, pids)), timeout_seconds=60.0)
 
 
 def _until_it_has_tried(worker: Process, times: int) -> None:

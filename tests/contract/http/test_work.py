@@ -41,6 +41,12 @@ class Line(Resource):
         self.calls: list[tuple[str, Any, str | None]] = []
         self.tasks: list[tuple[Any, tuple[Any, ...], str | None]] = []
 
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError
+
+    def send(self, *args: Any, **kwargs: Any) -> str:
+        raise NotImplementedError
+
     async def acall(
         self,
         queue: str,

@@ -226,6 +226,10 @@ class Worker:
                     found.append(entry)
         return found
 
+    def tries(self, id: str) -> list[dict[str, Any]]:
+        """Return the line of each try of a task so far: each follows what others see of it."""
+        return [line for line in self.lines("task") if line["task_id"] == id]
+
     def ready(self) -> Worker:
         eventually(lambda: self.lines("startup_success") or not self.is_running, timeout_seconds=30)
         assert self.is_running, self.log.read_text()[-4000:]

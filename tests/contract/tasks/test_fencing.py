@@ -110,8 +110,7 @@ def tell(
 
 
 def taken_over(worker: Worker, id: str) -> bool:
-    lines = [line for line in worker.lines("task") if line["task_id"] == id]
-    return [(line["outcome"], line["reason"]) for line in lines] == [
+    return [(line["outcome"], line["reason"]) for line in worker.tries(id)] == [
         ("cancelled", "taken over by a newer delivery")
     ]
 

@@ -22,10 +22,11 @@ from mainstay.http.connections import limit_connections
 from mainstay.http.draining import drain_on_sigterm
 from mainstay.http.fastapi import docs, errors, routes
 from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
-from mainstay.http.fastapi.work import Replay, replayed
+from mainstay.http.fastapi.work import replayed
 from mainstay.http.stores import service_of, shared_counts, store_of
 from mainstay.http.tokens import check_keys
 from mainstay.http.wire import ASGIApp
+from mainstay.http.work import Replay
 from mainstay.idempotency import Store
 from mainstay.limits import RateLimits, Rule
 from mainstay.service import Service

@@ -7,9 +7,7 @@ the client hears of, and an answer that says "done" is true. Nothing is opened u
 from __future__ import annotations
 
 import asyncio
-import logging
-import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -17,54 +15,40 @@ from fastapi import Header
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from mainstay import context as contexts
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
 from mainstay.http.asgi import ENTRY
 from mainstay.http.entry import HttpEntry
 from mainstay.http.wire import RawHeaders
+from mainstay.http.work import (
+    KEY_DESCRIPTION,
+    KEY_PATTERN,
+    BaseWork,
+    Replay,
+    asked_under,
+    store_of,
+    stored,
+)
 from mainstay.idempotency import Answer
-from mainstay.outgoing import Caller, Sender
-from mainstay.pipeline import Step, Steps
+from mainstay.pipeline import Step, Steps, aadvance
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from mainstay.service import Service
 
-__all__ = ["Replay", "Work", "idempotent", "keyed", "replayed", "work"]
+__all__ = ["Work", "idempotent", "keyed", "replayed", "work"]
 
 T = TypeVar("T")
 
-_logger = logging.getLogger(__name__)
 
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Of one connection or one moment, not of the answer itself.
-_NOT_STORED = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
-)
-_NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
-
-
-class Work:
+class Work(BaseWork):
     """The unit of work of one request: ``w: Annotated[Work, Depends(work)]``."""
 
     def __init__(self, service: Service, *, scope: str | None = None) -> None:
-        self._service = service
+        super().__init__(service, scope=scope)
         self._session: AsyncSession | None = None
-        self._keeps = False
-        self._is_answered = False
-        self._has_sent = False
-        self._named = 0
         self._endings: set[asyncio.Future[Any]] = set()
-        self._id = uuid.uuid5(_NAMESPACE, scope) if scope else uuid.uuid4()
-
-    @property
-    def id(self) -> str:
-        """What identifies this work: the same for every arrival of a request with one
-        `Idempotency-Key`, random otherwise.
-        """
-        return str(self._id)
 
     @property
     def session(self) -> AsyncSession:
@@ -85,11 +69,6 @@ class Work:
             self._session = AsyncSession(database.async_engine, expire_on_commit=False)
         return self._session
 
-    @property
-    def has_database(self) -> bool:
-        """Is there a session to be had?"""
-        return "database" in self._service.resources
-
     async def commit(self) -> None:
         """Commit now what was done so far; the edge commits the rest.
 
@@ -108,10 +87,6 @@ class Work:
             await self._session.rollback()
             self._has_sent = False
 
-    def keep(self) -> None:
-        """Commit also when the answer is an error: for what must be remembered of a failure."""
-        self._keeps = True
-
     async def call(
         self,
         queue: str,
@@ -129,15 +104,8 @@ class Work:
             RemoteFailure: The server did the work and it failed.
         """
         if self._session is not None and self._session.in_transaction():
-            message = (
-                f"a call to {queue!r} while a transaction is open holds its connection and locks "
-                "until the answer comes: await w.commit() first"
-            )
-            if self._service.settings.is_dev:
-                raise RuntimeError(message)
-            _logger.warning(message)
-        caller: Caller = self._held(Caller, "calls a server", "mainstay.rpc.Calls")
-        return await caller.acall(
+            self._warn_of_open_transaction(queue, "await w.commit()")
+        return await self._caller.acall(
             queue,
             data,
             function=function,
@@ -159,41 +127,16 @@ class Work:
             Overloaded: More messages wait in the outbox than may.
             Unavailable: Without a database: the broker did not accept it, or did not say so.
         """
-        sender: Sender = self._held(Sender, "sends a task", "a service with a Celery application")
-        if not self._has_outbox:
-            return await sender.asend(task, *args, task_id=self._next_id(), **kwargs)
-        if self._is_answered:
-            raise RuntimeError(
-                "the request was answered, and its work committed: send in a session of its own, "
-                "async with database.asession() as session: await asend(task, session=session)"
-            )
-        session = self.session
-        id = str(uuid.uuid4())
-        await sender.asend(task, *args, task_id=id, session=session, **kwargs)
-        self._has_sent = True
-        return id
-
-    @property
-    def _has_outbox(self) -> bool:
-        database = self._service.resources.get("database")
-        return database is not None and database.is_named
-
-    def _next_id(self) -> str:
-        """The first is the work's own, so that an author can name it before it is sent."""
-        self._named += 1
-        return self.id if self._named == 1 else str(uuid.uuid5(self._id, str(self._named)))
-
-    def _held(self, kind: type[Any], does: str, example: str) -> Any:
-        for resource in self._service.resources.values():
-            if isinstance(resource, kind):
-                return resource
-        raise Misconfigured(f"the service holds nothing that {does}: it needs {example}")
+        instead = "async with database.asession() as session: await asend(task, session=session)"
+        if self._leaves_with_commit(instead):
+            return await self._sender.asend(task, *args, session=self.session, **kwargs)
+        return await self._sender.asend(task, *args, task_id=self._next_id(), **kwargs)
 
     async def _settle(self, *, keeps: bool) -> None:
         self._is_answered = True
         if self._session is None:
             return
-        if keeps or self._keeps:
+        if keeps:
             await self.commit()
         else:
             # The connection goes back before the answer leaves, however slowly it is read.
@@ -225,9 +168,8 @@ async def work(connection: HTTPConnection) -> Work:
 
 _KEY_HEADER: Any = Header(
     alias="Idempotency-Key",
-    json_schema_extra={"pattern": '^(?!""$)[!-~]{1,255}$'},
-    description="Names the request, so that sending it again has no second effect: 1 to 255 "
-    "visible ASCII characters, bare or in double quotes.",
+    json_schema_extra={"pattern": KEY_PATTERN},
+    description=KEY_DESCRIPTION,
 )
 
 
@@ -259,21 +201,9 @@ async def _under_key(request: Request, key: str) -> Work:
     entry = _entry(request)
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
-    context = contexts.current()
-    asked = idempotency.Request.of(
-        idempotency.parse_key(key),
-        operation=f"{request.method} {entry.route}",
-        target=entry.target,
-        principal=context.principal.subject if context and context.principal else "",
-        body=await request.body(),
-        content_type=request.headers.get("content-type", ""),
-        lease_seconds=entry.edge.timeout_seconds,
-    )
-    store = entry.edge.rules.idempotency
-    if store is None:
-        raise Misconfigured(
-            "an Idempotency-Key cannot be kept: the service has neither a database nor Redis"
-        )
+    content_type = request.headers.get("content-type", "")
+    asked = asked_under(key, entry, body=await request.body(), content_type=content_type)
+    store = store_of(entry)
     unit = _KeyedUnit(Work(entry.edge.service, scope=asked.scope), entry)
     answer = await unit.begin(store, asked)
     if answer is not None:
@@ -282,24 +212,16 @@ async def _under_key(request: Request, key: str) -> Work:
     return unit.work
 
 
-class Replay(Exception):
-    """The request has been answered before; ends the handler before it begins."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__("answered before")
-        self.answer = answer
-
-
 async def replayed(_: Request, replay: Exception) -> Response:
     """Give the first answer again, byte for byte."""
     if not isinstance(replay, Replay):
         raise replay
     answer = replay.answer
     response = Response(answer.body, answer.status)
-    stored = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
+    kept = [(name.encode(), value.encode("latin-1")) for name, value in answer.headers]
     length = (b"content-length", str(len(answer.body)).encode())
     mark = (idempotency.REPLAYED_HEADER.lower().encode(), b"true")
-    response.raw_headers = [*stored, mark]
+    response.raw_headers = [*kept, mark]
     if answer.status not in (204, 304):
         response.raw_headers.append(length)
     return response
@@ -315,12 +237,11 @@ class _Unit:
         self.entry = entry
 
     async def settle(self, status: int, headers: RawHeaders, body: bytes | None) -> None:
-        changes = self.entry.method not in _SAFE_METHODS or self.work._has_sent
-        await self.work._settle(keeps=changes and status < 400)
+        await self.work._settle(keeps=self.work.is_kept(self.entry.method, status))
 
     async def close(self, error: BaseException | None) -> None:
-        if error is None and self.work._has_sent:
-            _logger.warning("a task was sent in work that was never committed: it does not leave")
+        if error is None:
+            self.work.warn_of_unsent()
         await self.work._close()
 
 
@@ -350,19 +271,15 @@ class _KeyedUnit(_Unit):
                 rollback=Step(aio=self.work.rollback),
             ),
         )
-        return await _advance(self._steps, next, until=handler)
+        return await aadvance(self._steps, until=handler)
 
     async def settle(self, status: int, headers: RawHeaders, body: bytes | None) -> None:
         steps, self._steps = self._steps, None
         if steps is None:
             return
-        stored = tuple(
-            (name.decode("latin-1").lower(), value.decode("latin-1"))
-            for name, value in headers
-            if name.decode("latin-1").lower() not in _NOT_STORED
-        )
-        answer = Answer(status, stored, body or b"", fits=not self.entry.is_misfit)
-        await self.work._to_its_end(_advance(steps, lambda steps: steps.send(answer)))
+        pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+        answer = stored(status, pairs, body, fits=not self.entry.is_misfit)
+        await self.work._to_its_end(aadvance(steps, lambda steps: steps.send(answer)))
         await self.work._settle(keeps=status < 400)
 
     async def close(self, error: BaseException | None) -> None:
@@ -370,37 +287,13 @@ class _KeyedUnit(_Unit):
         if steps is not None:
             given_up = error or RuntimeError("the handler gave no answer")
             with suppress(BaseException):  # it comes back when the key is free
-                await self.work._to_its_end(_advance(steps, lambda steps: steps.throw(given_up)))
+                await self.work._to_its_end(aadvance(steps, lambda steps: steps.throw(given_up)))
         failpoints.reach("keys.after_answer")
         await super().close(error)
 
     def _session(self) -> AsyncSession | None:
         """The transaction that the answer is written in; a store that is no database needs none."""
         return self.work.session if self.work.has_database else None
-
-
-async def _advance(
-    steps: Steps[Answer],
-    resume: Callable[[Steps[Answer]], Step[Any]],
-    *,
-    until: Step[Answer] | None = None,
-) -> Answer | None:
-    """Take *steps* on, to their end or to the step *until*, where they then stand."""
-    try:
-        step = resume(steps)
-        while step is not until:
-            if step.aio is None:
-                raise TypeError("this step can only be done blocking")
-            try:
-                value = await step.aio()
-            except BaseException as error:  # noqa: BLE001 - a station may answer it
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        answer: Answer = end.value
-        return answer
-    return None
 
 
 def _entry(connection: HTTPConnection) -> HttpEntry:

@@ -15,9 +15,10 @@ from mainstay.http import wsgi
 from mainstay.http.cors import Cors
 from mainstay.http.flask import commands, cookies, discovery, docs, errors, routes
 from mainstay.http.flask.json import Json
-from mainstay.http.flask.work import Replay, replayed
+from mainstay.http.flask.work import replayed
 from mainstay.http.stores import service_of, shared_counts, store_of
 from mainstay.http.tokens import check_keys
+from mainstay.http.work import Replay
 from mainstay.idempotency import Store
 from mainstay.limits import RateLimits, Rule
 from mainstay.service import Service

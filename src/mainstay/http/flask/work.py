@@ -6,84 +6,45 @@ client hears of, and an answer that says "done" is true. Nothing is opened until
 
 from __future__ import annotations
 
-import logging
-import uuid
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 from flask import Response, current_app, has_request_context, request
 
-from mainstay import context as contexts
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
 from mainstay.http import misfits
 from mainstay.http.flask.marks import takes_header
-from mainstay.http.wsgi import ENTRY, Pairs, WsgiEntry, advance
+from mainstay.http.work import (
+    KEY_DESCRIPTION,
+    KEY_PATTERN,
+    BaseWork,
+    Replay,
+    asked_under,
+    store_of,
+    stored,
+)
+from mainstay.http.wsgi import ENTRY, Pairs, WsgiEntry
 from mainstay.idempotency import Answer
-from mainstay.pipeline import Step, Steps
+from mainstay.pipeline import Step, Steps, advance
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from mainstay.service import Service
 
-__all__ = ["Replay", "Work", "idempotent", "keyed", "replayed", "work"]
-
-_logger = logging.getLogger(__name__)
-
-_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Of one connection or one moment, not of the answer itself.
-_NOT_STORED = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
-)
-_NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
+__all__ = ["Work", "idempotent", "keyed", "replayed", "work"]
 
 
-@runtime_checkable
-class Caller(Protocol):
-    def call(
-        self,
-        queue: str,
-        data: Any = None,
-        *,
-        function: str = "",
-        timeout_seconds: float | None = None,
-        id: str | None = None,
-    ) -> Any: ...
-
-
-@runtime_checkable
-class Sender(Protocol):
-    def send(
-        self,
-        task: Any,
-        /,
-        *args: Any,
-        task_id: str | None = None,
-        session: Any = None,
-        **kwargs: Any,
-    ) -> str: ...
-
-
-class Work:
+class Work(BaseWork):
     """The unit of work of one request; :func:`work` returns it."""
 
-    def __init__(self, service: Service, entry: WsgiEntry | None = None) -> None:
-        self._service = service
+    def __init__(
+        self, service: Service, *, scope: str | None = None, entry: WsgiEntry | None = None
+    ) -> None:
+        super().__init__(service, scope=scope)
         self._entry = entry
         self._session: Session | None = None
-        self._keeps = False
-        self._is_answered = False
-        self._has_sent = False
-        self._named = 0
-        self._id = uuid.uuid4()
-
-    @property
-    def id(self) -> str:
-        """What identifies this work: the same for every arrival of a request with one
-        `Idempotency-Key`, random otherwise.
-        """
-        return str(self._id)
 
     @property
     def session(self) -> Session:
@@ -103,11 +64,6 @@ class Work:
             database = self._service.resource(Database)
             self._session = Session(database.engine, expire_on_commit=False)
         return self._session
-
-    @property
-    def has_database(self) -> bool:
-        """Is there a session to be had?"""
-        return "database" in self._service.resources
 
     def commit(self) -> None:
         """Commit now what was done so far; the edge commits the rest.
@@ -131,10 +87,6 @@ class Work:
             self._session.rollback()
             self._has_sent = False
 
-    def keep(self) -> None:
-        """Commit also when the answer is an error: for what must be remembered of a failure."""
-        self._keeps = True
-
     def call(
         self,
         queue: str,
@@ -152,15 +104,8 @@ class Work:
             RemoteFailure: The server did the work and it failed.
         """
         if self._session is not None and self._session.in_transaction():
-            message = (
-                f"a call to {queue!r} while a transaction is open holds its connection and locks "
-                "until the answer comes: w.commit() first"
-            )
-            if self._service.settings.is_dev:
-                raise RuntimeError(message)
-            _logger.warning(message)
-        caller: Caller = self._held(Caller, "calls a server", "mainstay.rpc.Calls")
-        return caller.call(
+            self._warn_of_open_transaction(queue, "w.commit()")
+        return self._caller.call(
             queue,
             data,
             function=function,
@@ -182,41 +127,16 @@ class Work:
             Overloaded: More messages wait in the outbox than may.
             Unavailable: Without a database: the broker did not accept it, or did not say so.
         """
-        sender: Sender = self._held(Sender, "sends a task", "a service with a Celery application")
-        if not self._has_outbox:
-            return sender.send(task, *args, task_id=self._next_id(), **kwargs)
-        if self._is_answered:
-            raise RuntimeError(
-                "the request was answered, and its work committed: send in a session of its own, "
-                "with database.session() as session: send(task, session=session)"
-            )
-        self._has_sent = True
-        return sender.send(task, *args, session=self.session, **kwargs)
-
-    @property
-    def _has_outbox(self) -> bool:
-        database = self._service.resources.get("database")
-        return database is not None and database.is_named
-
-    def _next_id(self) -> str:
-        """The first is the work's own, so that an author can name it before it is sent."""
-        self._named += 1
-        return self.id if self._named == 1 else str(uuid.uuid5(self._id, str(self._named)))
-
-    def _held(self, kind: type[Any], does: str, example: str) -> Any:
-        for resource in self._service.resources.values():
-            if isinstance(resource, kind):
-                return resource
-        raise Misconfigured(f"the service holds nothing that {does}: it needs {example}")
-
-    def _name(self, scope: str) -> None:
-        self._id = uuid.uuid5(_NAMESPACE, scope)
+        instead = "with database.session() as session: send(task, session=session)"
+        if self._leaves_with_commit(instead):
+            return self._sender.send(task, *args, session=self.session, **kwargs)
+        return self._sender.send(task, *args, task_id=self._next_id(), **kwargs)
 
     def _settle(self, *, keeps: bool) -> None:
         self._is_answered = True
         if self._session is None:
             return
-        if keeps or self._keeps:
+        if keeps:
             self.commit()
         else:
             # The connection goes back before the answer leaves, however slowly it is read.
@@ -236,7 +156,7 @@ def work() -> Work:
     """
     entry = _entry()
     if not isinstance(entry.unit, _Unit):
-        entry.unit = _Unit(Work(entry.edge.service, entry), entry)
+        entry.unit = _Unit(Work(entry.edge.service, entry=entry), entry)
     return entry.unit.work
 
 
@@ -244,9 +164,8 @@ _KEY_HEADER: dict[str, Any] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": False,
-    "schema": {"type": "string", "pattern": '^(?!""$)[!-~]{1,255}$'},
-    "description": "Names the request, so that sending it again has no second effect: 1 to 255 "
-    "visible ASCII characters, bare or in double quotes.",
+    "schema": {"type": "string", "pattern": KEY_PATTERN},
+    "description": KEY_DESCRIPTION,
 }
 
 
@@ -280,23 +199,11 @@ def _under_key(key: str) -> Work:
     entry = _entry()
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
-    context = contexts.current()
-    asked = idempotency.Request.of(
-        idempotency.parse_key(key),
-        operation=f"{request.method} {entry.route}",
-        target=entry.target,
-        principal=context.principal.subject if context and context.principal else "",
-        body=request.get_data(),
-        content_type=request.headers.get("content-type", ""),
-        lease_seconds=entry.edge.timeout_seconds,
-    )
-    store = entry.edge.rules.idempotency
-    if store is None:
-        raise Misconfigured(
-            "an Idempotency-Key cannot be kept: the service has neither a database nor Redis"
-        )
+    content_type = request.headers.get("content-type", "")
+    asked = asked_under(key, entry, body=request.get_data(), content_type=content_type)
+    store = store_of(entry)
     unit = _KeyedUnit(work(), entry)
-    unit.work._name(asked.scope)
+    unit.work.name(asked.scope)
     answer = unit.begin(store, asked)
     if answer is not None:
         raise Replay(answer)
@@ -304,19 +211,11 @@ def _under_key(key: str) -> Work:
     return unit.work
 
 
-class Replay(Exception):
-    """The request has been answered before; ends the view before it begins."""
-
-    def __init__(self, answer: Answer) -> None:
-        super().__init__("answered before")
-        self.answer = answer
-
-
 def replayed(replay: Replay) -> Response:
     """Give the first answer again, byte for byte."""
     answer = replay.answer
-    stored = [*answer.headers, (idempotency.REPLAYED_HEADER, "true")]
-    response = current_app.response_class(answer.body, answer.status, stored)
+    headers = [*answer.headers, (idempotency.REPLAYED_HEADER, "true")]
+    response = current_app.response_class(answer.body, answer.status, headers)
     if not any(name == "content-type" for name, _ in answer.headers):
         del response.content_type  # or Flask's own would be put there
     return response
@@ -332,12 +231,11 @@ class _Unit:
         self.entry = entry
 
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
-        changes = self.entry.method not in _SAFE_METHODS or self.work._has_sent
-        self.work._settle(keeps=changes and status < 400)
+        self.work._settle(keeps=self.work.is_kept(self.entry.method, status))
 
     def close(self, error: BaseException | None) -> None:
-        if error is None and self.work._has_sent:
-            _logger.warning("a task was sent in work that was never committed: it does not leave")
+        if error is None:
+            self.work.warn_of_unsent()
         self.work._close()
 
 
@@ -365,16 +263,13 @@ class _KeyedUnit(_Unit):
                 rollback=Step(self.work.rollback),
             ),
         )
-        return advance(self._steps, next, until=handler)
+        return advance(self._steps, until=handler)
 
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         steps, self._steps = self._steps, None
         if steps is None:
             return
-        stored = tuple(
-            (name.lower(), value) for name, value in headers if name.lower() not in _NOT_STORED
-        )
-        answer = Answer(status, stored, body or b"", fits=not self.entry.is_misfit)
+        answer = stored(status, headers, body, fits=not self.entry.is_misfit)
         advance(steps, lambda steps: steps.send(answer))
         self.work._settle(keeps=status < 400)
 

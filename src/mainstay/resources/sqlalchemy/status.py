@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session
 from mainstay.errors import FieldError, Invalid
 from mainstay.resources.sqlalchemy import json, tables
 from mainstay.resources.sqlalchemy.database import Database
+from mainstay.resources.sqlalchemy.kept import Kept
 from mainstay.resources.sqlalchemy.statements import Statement
 from mainstay.taskstates import ANY_EPOCH, State
 
@@ -149,10 +150,14 @@ class TaskStatuses:
 
     Every writer takes the *session* whose transaction the row belongs to, or writes it at once in
     a transaction of its own, and returns whether it changed anything.
+
+    Args:
+        kept: The connection for what is written at once; the pool's by default.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, kept: Kept | None = None) -> None:
         self._database = database
+        self._kept = kept
 
     def accepted(
         self,
@@ -391,6 +396,8 @@ class TaskStatuses:
     ) -> bool:
         if session is not None:
             return _did(session.connection(), statement, values)
+        if self._kept is not None:
+            return self._kept.run(lambda connection: _did(connection, statement, values))
         with self._database.autocommit() as connection:
             return _did(connection, statement, values)
 

@@ -38,7 +38,7 @@ class Broker(Resource):
 
         return Redis(url=url).ping()
 
-    async def asend(
+    def send(
         self,
         task: Any,
         /,
@@ -48,6 +48,20 @@ class Broker(Resource):
         **kwargs: Any,
     ) -> str:
         """Send *task* for a unit of work that knows no Celery; see `mainstay.outgoing`."""
+        from mainstay.tasks.celery.app import send
+
+        return send(task, *args, task_id=task_id, session=session, **kwargs)
+
+    async def asend(
+        self,
+        task: Any,
+        /,
+        *args: Any,
+        task_id: str | None = None,
+        session: Any = None,
+        **kwargs: Any,
+    ) -> str:
+        """As :meth:`send`, on an event loop."""
         from mainstay.tasks.celery.app import asend
 
         return await asend(task, *args, task_id=task_id, session=session, **kwargs)

@@ -12,7 +12,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
@@ -22,7 +22,7 @@ from kombu.utils.functional import retry_over_time
 from typing_extensions import override
 
 from mainstay.config.urls import mask
-from mainstay.tasks.celery.guard import Limits, Surprise, surprise
+from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
 
@@ -82,13 +82,13 @@ class GuardedConsumer(Consumer):
         take: Callable[[Any], None] = super().create_task_handler(*args, **kwargs)
         watch_again(self.pool)  # here, because the pool registers its children next
         settings = self.app.service.settings
-        limits = Limits(body_bytes=settings.body_limit_bytes)
+        limits = cache(partial(Limits, settings.body_limit_bytes, DEPTH_LIMIT))
         # KeyError is among kombu's connection errors on Redis, and among a message's surprises.
         broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
 
         def on_message(message: Any) -> None:
             deliveries = self.app.delivery_limit_of(self.queue_of(message))
-            found = surprise(message, replace(limits, deliveries=deliveries))
+            found = surprise(message, limits(deliveries))
             if found is None:
                 if message.headers.get(DELIVERIES):
                     self.app.service.metrics.redelivered()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -51,9 +52,6 @@ class TaskEntry(Entry[Any]):
         self._request = task.request
         self._attempt = int(self._request.retries or 0) + 1
         self._headers = self._carried()
-        self._effect = Effect(
-            lambda: task.app.database, str(self._request.id), once=task.once, fenced=task.fenced
-        )
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -92,6 +90,9 @@ class TaskEntry(Entry[Any]):
         self._service.metrics.task(self.name, outcome, seconds)
 
     def log(self, outcome: str, seconds: float, error: BaseException | None) -> None:
+        logs = self._service.logs
+        if error is None and not logs.is_on("info"):
+            return
         facts: dict[str, Any] = {
             "name": self.name,
             "outcome": outcome,
@@ -115,7 +116,7 @@ class TaskEntry(Entry[Any]):
         elif error is not None:
             level = "error"
             facts["reason"] = reason_of(error)
-        self._service.logs.write(
+        logs.write(
             level, "mainstay.tasks", f"{self.name} {outcome}", event="task", error=error, **facts
         )
 
@@ -128,24 +129,30 @@ class TaskEntry(Entry[Any]):
         return carried
 
     def _do(self) -> Any:
-        effect = self._effect
         self._request.epoch = 0  # a header of the message could have said anything
         try:
             try:
                 if self._has_unit:
-                    effect.claim()
-                    self._request.epoch = effect.epoch
+                    self._effect.claim()
+                    self._request.epoch = self._effect.epoch
                 return self._begin()
             except AlreadyDone as error:
-                if not effect.is_done(error):
+                if not self._effect.is_done(error):
                     raise
                 return self._done_before()
         except (Retry, Ignore, Reject):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
-            if effect.is_taken_over(error):
+            if self._effect.is_taken_over(error):
                 raise _TakenOver("a newer delivery does it") from None
             self._failed(error)
+
+    @cached_property
+    def _effect(self) -> Effect:
+        task = self._task
+        return Effect(
+            lambda: task.app.database, str(self._request.id), once=task.once, fenced=task.fenced
+        )
 
     def _begin(self) -> Any:
         if not self._task.app.reports.started(self._task, self._attempt):

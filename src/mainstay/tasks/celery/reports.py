@@ -11,10 +11,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from os import getpid
 from typing import TYPE_CHECKING, Any
 
 from mainstay import context as contexts
+from mainstay import forks
 from mainstay.errors import Retry
 from mainstay.retries import is_transient
 from mainstay.tasks.celery.statuses import store_of
@@ -42,7 +42,7 @@ class Reports:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._pid = 0
+        self._generation = -1
         self._store: StatusStore | None = None
         self._later: deque[TaskStatus] = deque(maxlen=_MOST_KEPT)
         self._pause_until = 0.0
@@ -67,8 +67,8 @@ class Reports:
 
     def started(self, task: Task, attempt: int) -> bool:
         """A worker is about to begin the task; says whether it may: nobody has called it off."""
-        store = self.store
-        if store is None or not task.track_status:
+        store = self.store if task.track_status else None
+        if store is None:
             return True
         context = contexts.current()
         kept = store.record(
@@ -194,11 +194,12 @@ class Reports:
             )
 
     def _mind_fork(self) -> None:
-        if self._pid != getpid():
+        if self._generation != forks.generation():
             # What the parent had connected, and was about to tell, is the parent's.
             self._later.clear()
-            self._store = store_of(self._app.service)
-            self._pid = getpid()
+            in_child = self._app.worker.is_child
+            self._store = store_of(self._app.service, keeps_connection=in_child)
+            self._generation = forks.generation()
 
 
 def _success(task: Task, attempt: int, result: Any) -> TaskStatus:

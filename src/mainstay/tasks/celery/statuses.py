@@ -83,11 +83,15 @@ def database_of(service: Service) -> Database | None:
     return service.find(Database)
 
 
-def store_of(service: Service) -> StatusStore | None:
-    """Return where the statuses of *service*'s tasks are kept; ``None`` for nowhere."""
+def store_of(service: Service, *, keeps_connection: bool = False) -> StatusStore | None:
+    """Return where the statuses of *service*'s tasks are kept; ``None`` for nowhere.
+
+    Args:
+        keeps_connection: Keep one connection for them, where they are in a database.
+    """
     database = database_of(service)
     if database is not None and database.is_named:
-        return DatabaseStatuses(database)
+        return DatabaseStatuses(database, keeps_connection=keeps_connection)
     settings = service.settings
     urls = (settings.celery_result_backend, settings.celery_broker_url, settings.redis_url)
     for url in urls:
@@ -101,12 +105,18 @@ def store_of(service: Service) -> StatusStore | None:
 
 
 class DatabaseStatuses:
-    """Statuses beside the effects: in the service's own database."""
+    """Statuses beside the effects: in the service's own database.
 
-    def __init__(self, database: Database) -> None:
+    Args:
+        keeps_connection: Keep one connection for them, as who tells of each task does.
+    """
+
+    def __init__(self, database: Database, *, keeps_connection: bool = False) -> None:
+        from mainstay.resources.sqlalchemy.kept import Kept
         from mainstay.resources.sqlalchemy.status import TaskStatuses
 
-        self._rows = TaskStatuses(database)
+        keeps_connection = keeps_connection and database.engine.dialect.name == "postgresql"
+        self._rows = TaskStatuses(database, kept=Kept(database) if keeps_connection else None)
 
     def record(self, status: TaskStatus, *, session: Any = None) -> bool:
         rows, id, epoch = self._rows, status.id, status.epoch

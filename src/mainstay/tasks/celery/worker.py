@@ -50,6 +50,7 @@ class WorkerSide:
     def __init__(self, app: App) -> None:
         self._app = app
         self.consumer: GuardedConsumer | None = None
+        self.is_child = False
         self._worker: Any = None
         self._pid = 0
         self._is_connected = False
@@ -145,12 +146,16 @@ class WorkerSide:
             logger = logging.getLogger(name)
             if _is_news not in logger.filters:
                 logger.addFilter(_is_news)
+        # Their lines about each task that goes well would be made only to be dropped.
+        for name in ("celery.app.trace", "celery.worker.strategy"):
+            logging.getLogger(name).setLevel(logging.WARNING)
 
     def _on_child(self, **_: Any) -> None:
         if not self._is_current():
             return
         if self._pid not in (0, os.getppid()):
             os._exit(0)  # the parent was killed before this child had asked to be killed with it
+        self.is_child = True
         if self._monitor is not None:
             self._monitor.forget()
         self._monitor = self._backlog = None

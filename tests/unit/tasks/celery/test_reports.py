@@ -34,7 +34,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told_to(store: Blinking, monkeypatch: pytest.MonkeyPatch) -> reports.Reports:
-    monkeypatch.setattr(reports, "store_of", lambda _service: store)
+    monkeypatch.setattr(reports, "store_of", lambda *_, **__: store)
     service = Service(Settings(env="test", celery_broker_url="memory://"))
     return create_celery_app(service).reports
 

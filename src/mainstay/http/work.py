@@ -1,0 +1,195 @@
+"""What a unit of work is, on an event loop and on a thread alike: who it is, what it may use, and
+what of its answer is kept.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from mainstay import context as contexts
+from mainstay import idempotency
+from mainstay.errors import Misconfigured
+from mainstay.idempotency import Answer
+from mainstay.outgoing import Caller, Sender
+
+if TYPE_CHECKING:
+    from mainstay.http.exchange import Exchange
+    from mainstay.service import Service
+
+__all__ = [
+    "KEY_DESCRIPTION",
+    "KEY_PATTERN",
+    "BaseWork",
+    "Replay",
+    "asked_under",
+    "store_of",
+    "stored",
+]
+
+KEY_PATTERN = '^(?!""$)[!-~]{1,255}$'
+KEY_DESCRIPTION = (
+    "Names the request, so that sending it again has no second effect: 1 to 255 visible ASCII "
+    "characters, bare or in double quotes."
+)
+
+_logger = logging.getLogger(__name__)
+
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
+# Of one connection or one moment, not of the answer itself.
+_NOT_STORED = frozenset(
+    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+)
+_NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
+
+
+class BaseWork:
+    """What the units of work of both kinds have in common.
+
+    Args:
+        scope: Whose key it is done under, as `idempotency.Request` has it.
+    """
+
+    def __init__(self, service: Service, *, scope: str | None = None) -> None:
+        self._service = service
+        self._keeps = False
+        self._is_answered = False
+        self._has_sent = False
+        self._named = 0
+        self._id = uuid.uuid4()
+        if scope is not None:
+            self.name(scope)
+
+    @property
+    def id(self) -> str:
+        """What identifies this work: the same for every arrival of a request with one
+        `Idempotency-Key`, random otherwise.
+        """
+        return str(self._id)
+
+    @property
+    def has_database(self) -> bool:
+        """Is there a session to be had?"""
+        return "database" in self._service.resources
+
+    def name(self, scope: str) -> None:
+        """Give the work the id that every arrival under one key has."""
+        self._id = uuid.uuid5(_NAMESPACE, scope)
+
+    def keep(self) -> None:
+        """Commit also when the answer is an error: for what must be remembered of a failure."""
+        self._keeps = True
+
+    def is_kept(self, method: str, status: int) -> bool:
+        """Is it committed when a request with *method* is answered with *status*?"""
+        changes = method not in _SAFE_METHODS or self._has_sent
+        return self._keeps or (changes and status < 400)
+
+    def _next_id(self) -> str:
+        """The first is the work's own, so that an author can name it before it is sent."""
+        self._named += 1
+        return self.id if self._named == 1 else str(uuid.uuid5(self._id, str(self._named)))
+
+    @property
+    def _caller(self) -> Caller:
+        caller: Caller = self._held(Caller, "calls a server", "mainstay.rpc.Calls")
+        return caller
+
+    @property
+    def _sender(self) -> Sender:
+        sender: Sender = self._held(Sender, "sends a task", "a service with a Celery application")
+        return sender
+
+    def _held(self, kind: type[Any], does: str, example: str) -> Any:
+        for resource in self._service.resources.values():
+            if isinstance(resource, kind):
+                return resource
+        raise Misconfigured(f"the service holds nothing that {does}: it needs {example}")
+
+    def _warn_of_open_transaction(self, queue: str, commit: str) -> None:
+        message = (
+            f"a call to {queue!r} while a transaction is open holds its connection and locks "
+            f"until the answer comes: {commit} first"
+        )
+        if self._service.settings.is_dev:
+            raise RuntimeError(message)
+        _logger.warning(message)
+
+    def _leaves_with_commit(self, instead: str) -> bool:
+        """Note that a task is sent, and say whether it is with the commit of this work.
+
+        Args:
+            instead: What to write when the work is over.
+        """
+        database = self._service.resources.get("database")
+        if database is None or not database.is_named:
+            return False
+        if self._is_answered:
+            raise RuntimeError(
+                "the request was answered, and its work committed: send in a session of its own, "
+                f"{instead}"
+            )
+        self._has_sent = True
+        return True
+
+    def warn_of_unsent(self) -> None:
+        """Say so when something was sent that never left."""
+        if self._has_sent:
+            _logger.warning("a task was sent in work that was never committed: it does not leave")
+
+
+class Replay(Exception):
+    """The request has been answered before; ends the handler before it begins."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__("answered before")
+        self.answer = answer
+
+
+def asked_under(
+    key: str, entry: Exchange, *, body: bytes, content_type: str
+) -> idempotency.Request:
+    """Describe the request at hand as a store of keys sees it.
+
+    Raises:
+        Malformed: The key has another form.
+    """
+    context = contexts.current()
+    return idempotency.Request.of(
+        idempotency.parse_key(key),
+        operation=f"{entry.method} {entry.route}",
+        target=entry.target,
+        principal=context.principal.subject if context and context.principal else "",
+        body=body,
+        content_type=content_type,
+        lease_seconds=entry.edge.timeout_seconds,
+    )
+
+
+def store_of(entry: Exchange) -> idempotency.Store[Any]:
+    """Return where the keys of the application are kept.
+
+    Raises:
+        Misconfigured: Nowhere.
+    """
+    store = entry.edge.rules.idempotency
+    if store is None:
+        raise Misconfigured(
+            "an Idempotency-Key cannot be kept: the service has neither a database nor Redis"
+        )
+    return store
+
+
+def stored(
+    status: int, headers: Iterable[tuple[str, str]], body: bytes | None, *, fits: bool
+) -> Answer:
+    """Return what is stored of an answer."""
+    kept = ((name.lower(), value) for name, value in headers)
+    return Answer(
+        status,
+        tuple(pair for pair in kept if pair[0] not in _NOT_STORED),
+        body or b"",
+        fits=fits,
+    )

@@ -23,13 +23,14 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import celery
 from celery.app import backends
 from celery.app.amqp import AMQP
+from celery.utils import uuid
 from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
     declare_native_delayed_delivery_exchanges_and_queues,
 )
 from typing_extensions import override
 
-from mainstay.context import CORRELATION_ID, new_id
+from mainstay.context import CORRELATION_ID
 from mainstay.errors import Disconnected, Misconfigured, Unconfirmed
 from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
@@ -46,6 +47,7 @@ from mainstay.tasks.celery.reports import Reports
 from mainstay.tasks.celery.senders import Senders
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
 from mainstay.tasks.celery.worker import WorkerSide
+from mainstay.tasks.celery.workflows import WORKFLOW, Workflows
 from mainstay.tasks.effects import takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
 
@@ -122,7 +124,7 @@ def send(
             for what each kind says.
         Overloaded: With a session: more messages wait in the outbox than may.
     """
-    id = task_id or new_id()
+    id = task_id or uuid()
     task.apply_async(args, kwargs, task_id=id, **({} if session is None else {"session": session}))
     return id
 
@@ -176,6 +178,7 @@ class App(celery.Celery):
         self.service = service
         self.task_queues = tuple(queues)
         self._delivery_limits = {queue.name: queue.delivery_limit for queue in queues}
+        self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
         self._senders = Senders()
@@ -270,7 +273,7 @@ class App(celery.Celery):
 
         With a *session*, and when it is due later than in ten minutes, it waits in the outbox.
         """
-        id = task_id or new_id()
+        id = task_id or uuid()
         delay = sending.delay_seconds(countdown, eta)
         travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]
         sending.check_body(name, travelling, self.service.settings.body_limit_bytes)
@@ -281,7 +284,8 @@ class App(celery.Celery):
             result = super().send_task(
                 name, args, kwargs, task_id=id, producer=recorder, headers=headers, **options
             )
-            message, is_tracked = recorder.message(id, name), self._is_tracked(name, options)
+            message = recorder.message(id, name)
+            is_tracked = self._is_tracked(name, headers, options)
             own = outbox.database.session() if session is None else nullcontext(session)
             with own as unit:
                 outbox.put(unit, message, delay_seconds=delay, is_tracked=is_tracked)
@@ -345,16 +349,20 @@ class App(celery.Celery):
             "Service(settings, Database(…))"
         )
 
-    def _is_tracked(self, name: str, options: Mapping[str, Any]) -> bool:
-        task = self._tasks.get(name)
-        if options.get("retries") or not getattr(task, "track_status", True):
+    def _is_tracked(
+        self, name: str, headers: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> bool:
+        if options.get("retries"):
             return False
-        return not name.startswith("celery.")
+        if WORKFLOW in headers:
+            return True
+        task = self._tasks.get(name)
+        return getattr(task, "track_status", True) and not name.startswith("celery.")
 
     def _note_sent(
         self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
     ) -> bool:
-        if not self._is_tracked(name, options):
+        if not self._is_tracked(name, headers, options):
             return False
         task = self._tasks.get(name)
         queue = options.get("queue") or getattr(task, "queue", None)

@@ -1,0 +1,74 @@
+"""A connection that is kept from one statement to the next, and what happens when it breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, text
+
+from mainstay.errors import NotConnected, Retry
+from mainstay.resources.sqlalchemy import Database
+from mainstay.resources.sqlalchemy.kept import Kept
+from mainstay.testing.servers import PostgreSQL
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(url=database_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def kept(database: Database) -> Iterator[Kept]:
+    made = Kept(database)
+    yield made
+    made.close()
+
+
+def pid(connection: Connection) -> int:
+    found: int = connection.execute(text("select pg_backend_pid()")).scalar_one()
+    return found
+
+
+def test_one_connection_serves_them_all(kept: Kept) -> None:
+    assert len({kept.run(pid) for _ in range(5)}) == 1
+
+
+def test_a_session_that_was_ended_is_not_noticed(postgres: PostgreSQL, kept: Kept) -> None:
+    first = kept.run(pid)
+    postgres.sql(f"select pg_terminate_backend({first})")
+    assert kept.run(pid) != first
+
+
+def test_a_statement_that_fails_spoils_nothing(kept: Kept) -> None:
+    first = kept.run(pid)
+    with pytest.raises(Exception, match="division by zero"):
+        kept.run(lambda connection: connection.execute(text("select 1/0")))
+    assert kept.run(pid) == first
+
+
+def test_a_server_that_is_away_is_told_and_found_again(postgres: PostgreSQL, kept: Kept) -> None:
+    kept.run(pid)
+    postgres.stop()
+    try:
+        for _ in range(2):
+            with pytest.raises(NotConnected):
+                kept.run(pid)
+    finally:
+        postgres.start()
+    assert kept.run(pid)
+
+
+def test_who_finds_it_in_use_takes_one_of_the_pool(kept: Kept) -> None:
+    def both(connection: Connection) -> tuple[int, int]:
+        return pid(connection), kept.run(pid)
+
+    own, of_pool = kept.run(both)
+    assert own != of_pool
+
+
+def test_what_may_be_tried_again_is_raised_when_the_connection_is_sound(kept: Kept) -> None:
+    with pytest.raises(Retry):
+        kept.run(lambda one: one.execute(text("do $$ begin raise lock_not_available; end $$")))

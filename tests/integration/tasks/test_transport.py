@@ -15,7 +15,7 @@ from mainstay.resources.redis.client import connect
 from mainstay.tasks.celery import transport
 from mainstay.tasks.celery.letters import note, on_stored
 from mainstay.tasks.celery.transport import FLIGHT_PREFIX, Channel, Transport, requeue
-from mainstay.testing import eventually
+from mainstay.testing import Redis, eventually
 
 ITEM = b'{"body": "W10=", "headers": {"task": "add", "id": "1"}, "properties": {}}'
 
@@ -111,6 +111,36 @@ def test_what_is_somebody_elses_by_now_is_not_buried(client: redis.Redis, channe
         client.delete(flight)
     message.reject()
     assert (letters(client), client.llen("q"), told) == ([], 0, [])
+
+
+def test_a_connection_is_let_go_of_though_its_server_is_gone() -> None:
+    with Redis() as server:
+        connection = Connection(
+            server.url, transport=Transport, transport_options={"priority_steps": [0]}
+        )
+        channel: Any = connection.default_channel
+        connection.Producer().publish({}, routing_key="q", declare=[Queue("q")])
+        held: list[Any] = []
+        Consumer(channel, [Queue("q")], on_message=held.append).consume()
+        mailbox = Queue("mailbox", Exchange("control", type="fanout"), auto_delete=True)
+        Consumer(connection.channel(), [mailbox]).consume()
+        eventually(lambda: connection.drain_events(timeout=1) or held)
+        if not channel._in_poll:
+            channel._brpop_start()
+        server.kill()
+        # As Celery does both, one after the other, and then settles what it had in hand.
+        connection.collect()
+        connection.close()
+        with pytest.raises(redis.ConnectionError):
+            held[0].ack()
+
+
+def test_a_channel_whose_connection_was_closed_says_so(redis_url: str) -> None:
+    connection = Connection(redis_url, transport=Transport)
+    channel: Any = connection.channel()
+    connection.collect()
+    with pytest.raises(redis.ConnectionError, match="closed"):
+        channel.reclaim()
 
 
 @pytest.mark.timeout(30)

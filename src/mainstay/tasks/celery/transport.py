@@ -402,7 +402,12 @@ class Channel(kombu_redis.Channel):
         flights, self._flights = self._flights, {}
         # Made before, because a closed channel makes none; it connects when it is used.
         client = self._create_client() if flights else None
-        super().close()  # gives back what is not acknowledged
+        try:
+            super().close()  # gives back what is not acknowledged
+        except self.connection_errors:
+            # It stopped at the reply that it waited for, or when it gave back: now to its end.
+            with suppress(*self.connection_errors):
+                super().close()
         if client is None:
             return
         # Else the leases end by themselves.
@@ -413,6 +418,9 @@ class Channel(kombu_redis.Channel):
         client.connection_pool.disconnect()
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        if getattr(self.connection, "client", None) is None:
+            # An error that Celery expects, unlike kombu's own, when a task is settled too late.
+            raise redis.ConnectionError("the connection that the message came by was closed")
         # redis-py 8 tries ten times with growing pauses, so that an outage looks like a hang.
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
         # Here a broken connection is replaced, once; a server that hangs is not asked again.

@@ -47,7 +47,6 @@ from mainstay.tasks.celery.reports import Reports
 from mainstay.tasks.celery.senders import Senders
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
 from mainstay.tasks.celery.worker import WorkerSide
-from mainstay.tasks.celery.workflows import WORKFLOW, Workflows
 from mainstay.tasks.effects import takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
 
@@ -178,7 +177,6 @@ class App(celery.Celery):
         self.service = service
         self.task_queues = tuple(queues)
         self._delivery_limits = {queue.name: queue.delivery_limit for queue in queues}
-        self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
         self._senders = Senders()
@@ -284,8 +282,7 @@ class App(celery.Celery):
             result = super().send_task(
                 name, args, kwargs, task_id=id, producer=recorder, headers=headers, **options
             )
-            message = recorder.message(id, name)
-            is_tracked = self._is_tracked(name, headers, options)
+            message, is_tracked = recorder.message(id, name), self._is_tracked(name, options)
             own = outbox.database.session() if session is None else nullcontext(session)
             with own as unit:
                 outbox.put(unit, message, delay_seconds=delay, is_tracked=is_tracked)
@@ -349,20 +346,16 @@ class App(celery.Celery):
             "Service(settings, Database(…))"
         )
 
-    def _is_tracked(
-        self, name: str, headers: Mapping[str, Any], options: Mapping[str, Any]
-    ) -> bool:
-        if options.get("retries"):
-            return False
-        if WORKFLOW in headers:
-            return True
+    def _is_tracked(self, name: str, options: Mapping[str, Any]) -> bool:
         task = self._tasks.get(name)
-        return getattr(task, "track_status", True) and not name.startswith("celery.")
+        if options.get("retries") or not getattr(task, "track_status", True):
+            return False
+        return not name.startswith("celery.")
 
     def _note_sent(
         self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
     ) -> bool:
-        if not self._is_tracked(name, headers, options):
+        if not self._is_tracked(name, options):
             return False
         task = self._tasks.get(name)
         queue = options.get("queue") or getattr(task, "queue", None)

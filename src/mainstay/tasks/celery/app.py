@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
@@ -181,7 +182,8 @@ class App(celery.Celery):
         self.undertaker = Undertaker(self)
         self._senders = Senders()
         self._delayed_pid = 0
-        self.add_defaults(lambda: profiles.configuration(service.settings, self.task_queues))
+        self._configuring = threading.RLock()
+        self._configured: Any = None
         self.outbox = _outbox_of(service)
         service.hold(Broker(self))
         self.worker = WorkerSide(self)
@@ -407,7 +409,17 @@ class App(celery.Celery):
         return backend(app=self, url=url)
 
     def _load_config(self) -> Any:
+        # Threads that send the first tasks come here together, and each is to see all of it.
+        with self._configuring:
+            if self._configured is None or self._conf is not self._configured:
+                self._configured = self._configuration()
+            return self._configured
+
+    def _configuration(self) -> Any:
         try:
+            # Made before Celery begins: what it adds later would be missing for a while.
+            ours = profiles.configuration(self.service.settings, self.task_queues)
+            self._pending_defaults.appendleft(lambda: ours)
             return super()._load_config()
         except Misconfigured as error:
             if not _is_celery_command():

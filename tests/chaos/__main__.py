@@ -19,7 +19,7 @@ from typing import TextIO
 from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from tests.chaos.playing import Result, play
 from tests.chaos.scenarios import SCENARIOS, LeftOut, Scenario
-from tests.chaos.stage import Servers
+from tests.chaos.stage import DURABLE, Servers
 
 _VERSIONS = ("mainstay", "celery", "kombu", "amqp", "redis", "sqlalchemy", "psycopg", "fastapi")
 
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         servers = Servers(
             stack.enter_context(PostgreSQL()),
             stack.enter_context(RabbitMQ()),
-            stack.enter_context(Redis()),
+            stack.enter_context(Redis(config=DURABLE)),
         )
         say(", ".join(f"{name} {version}" for name, version in servers.versions().items()))
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mainstay-chaos-")))

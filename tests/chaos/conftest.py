@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +12,19 @@ import pytest
 from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from tests.chaos.playing import play
 from tests.chaos.scenarios import LeftOut, Scenario
-from tests.chaos.stage import Servers
+from tests.chaos.stage import DURABLE, Servers
 
 SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**31))
 
 
 @pytest.fixture(scope="session")
-def servers(rabbitmq: RabbitMQ, redis_server: Redis, postgres: PostgreSQL) -> Servers:
-    return Servers(postgres, rabbitmq, redis_server)
+def servers(
+    rabbitmq: RabbitMQ,
+    redis_server: Redis,  # the tests are left out where there is none
+    postgres: PostgreSQL,
+) -> Iterator[Servers]:
+    with Redis(config=DURABLE) as redis:
+        yield Servers(postgres, rabbitmq, redis)
 
 
 @pytest.fixture

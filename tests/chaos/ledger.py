@@ -13,9 +13,10 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -51,6 +52,7 @@ class Books:
         phantom: Done or dead, but refused or never submitted.
         stored: Unknown to the client, and done or dead.
         redone: Executions beyond the first of their unit: what the inbox took upon itself.
+        wrong: Units that are lost, double, both or phantom.
     """
 
     accepted: int
@@ -64,6 +66,7 @@ class Books:
     phantom: int
     stored: int
     redone: int
+    wrong: frozenset[str]
 
     @property
     def is_balanced(self) -> bool:
@@ -73,7 +76,8 @@ class Books:
         )
 
     def __str__(self) -> str:
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
+        counts = (field.name for field in fields(self) if field.name != "wrong")
+        return " ".join(f"{name}={getattr(self, name)}" for name in counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +114,22 @@ def balance(
     told: dict[Outcome, set[str]] = {"accepted": set(), "refused": set(), "unknown": set()}
     for unit, outcome in outcomes.items():
         told[outcome].add(unit)
+    lost, both = told["accepted"] - ended, buried & done
+    phantom = ended - told["accepted"] - told["unknown"]
+    double = {unit: count - 1 for unit, count in effects.items() if count > 1}
     return Books(
         accepted=len(told["accepted"]),
         refused=len(told["refused"]),
         unknown=len(told["unknown"]),
         done=len(done),
         dead=len(buried),
-        lost=len(told["accepted"] - ended),
-        double=sum(count - 1 for count in effects.values() if count > 1),
-        both=len(buried & done),
-        phantom=len(ended - told["accepted"] - told["unknown"]),
+        lost=len(lost),
+        double=sum(double.values()),
+        both=len(both),
+        phantom=len(phantom),
         stored=len(ended & told["unknown"]),
         redone=sum(count - 1 for count in executions.values() if count > 1),
+        wrong=frozenset(lost | both | phantom | double.keys()),
     )
 
 
@@ -162,7 +170,7 @@ class Ledger:
 
     def settle(self, unit: str, outcome: Outcome) -> None:
         """Write down what the client was told; the last word counts."""
-        self._outcomes.append(f"{unit} {outcome}")
+        self._outcomes.append(f"{unit} {outcome} {time.time():.3f}")
         if outcome == "accepted":
             with self._lock:
                 self._not_begun |= {unit} - self._begun
@@ -176,9 +184,14 @@ class Ledger:
         """Return what the client was told of each unit: nothing, where no answer came."""
         found: dict[str, Outcome] = dict.fromkeys(self._submitted.lines(), "unknown")
         for line in self._outcomes.lines():
-            unit, _, outcome = line.partition(" ")
+            unit, outcome, _at = line.split()
             found[unit] = _outcome(outcome)
         return found
+
+    def told(self, unit: str) -> Sequence[tuple[Outcome, float]]:
+        """Return what the client was told of one unit, and when (seconds since the epoch)."""
+        lines = (line.split() for line in self._outcomes.lines() if line.startswith(f"{unit} "))
+        return [(_outcome(outcome), float(at)) for _unit, outcome, at in lines]
 
     def executions(self) -> Mapping[str, int]:
         """Return how often each unit was begun."""

@@ -55,10 +55,14 @@ def play(
         scenario.play(stage)
         if scenario.keeps_books:
             stage.settle()
+        books = stage.books()
+        if scenario.keeps_books:
+            for line in stage.evidence(books):
+                say(line)
         return Result(
             scenario,
             seed,
-            stage.books(),
+            books,
             dict(stage.faults),
             dict(stage.reasons),
             stage.figures,

@@ -40,7 +40,7 @@ from tests.chaos.ledger import Books, Ledger, balance, units_in
 from tests.chaos.processes import Process
 from tests.chaos.subject.service import CALLS_QUEUE, EFFECTS_TABLE, EXECUTIONS, QUEUE
 
-__all__ = ["Broker", "Servers", "Size", "Stage"]
+__all__ = ["DURABLE", "Broker", "Servers", "Size", "Stage"]
 
 Broker = Literal["rabbitmq", "redis"]
 Size = Literal["short", "full"]
@@ -55,6 +55,11 @@ lists:sum([begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q),
               amqqueue:get_type(Q) =:= rabbit_quorum_queue,
               not lists:suffix("_dlq", binary_to_list(element(4, amqqueue:get_name(Q))))]).
 """
+
+
+DURABLE = {"appendfsync": "always"}
+"""What a Redis is told that must lose nothing when it is killed: by default it answers up to two
+seconds before it writes, while its disk is slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,7 @@ class Stage:
         self.ledger = Ledger(folder, seed)
         self.faults: Counter[str] = Counter()
         """How often each kind of fault was done."""
+        self._struck: list[tuple[float, str]] = []
         self.reasons: Counter[str] = Counter()
         """Of the dead letters that the books found."""
         self.figures: dict[str, float] = {}
@@ -250,6 +256,7 @@ class Stage:
     def fault(self, kind: str) -> None:
         """Count a fault of *kind*, which has just been done."""
         self.faults[kind] += 1
+        self._struck.append((time.time(), kind))
 
     def kill_child(self, process: Process) -> None:
         """End one of the process' children with SIGKILL."""
@@ -385,6 +392,24 @@ class Stage:
             self.reasons[f"{letter.reason} {_without_numbers(letter.detail)[:80]}".strip()] += 1
             dead += units_in(f"{letter.id} {letter.body.decode(errors='replace')}")
         return balance(self.ledger.outcomes(), effects, dead, self.ledger.executions())
+
+    def evidence(self, books: Books) -> Iterator[str]:
+        """Tell of each unit that spoils the *books* what was said of it, and which faults struck
+        in the ten seconds before and after.
+        """
+        for unit in sorted(books.wrong):
+            begun = [one.at for one in self.ledger.begun() if one.unit == unit]
+            told = self.ledger.told(unit)
+            moments = begun + [at for _, at in told]
+            first, last = min(moments, default=0.0), max(moments, default=0.0)
+            faults = [
+                f"{kind} {at - first:+.1f} s"
+                for at, kind in self._struck
+                if first - 10.0 < at < last + 10.0
+            ]
+            said = ", ".join(f"{outcome} {at - first:+.1f} s" for outcome, at in told)
+            times = ", ".join(f"{at - first:+.1f} s" for at in begun)
+            yield f"{unit}: {said or 'nothing said'}; begun {times or 'never'}; {', '.join(faults)}"
 
     def stop(self) -> dict[str, int]:
         """Ask every process to stop, for good; returns the exit codes of those that did not end

@@ -56,9 +56,8 @@ def play(
         if scenario.keeps_books:
             stage.settle()
         books = stage.books()
-        if scenario.keeps_books:
-            for line in stage.evidence(books):
-                say(line)
+        for line in stage.evidence(books) if scenario.keeps_books else ():
+            say(line)
         return Result(
             scenario,
             seed,

@@ -19,18 +19,31 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mainstay.failpoints import VARIABLE
 from mainstay.testing import eventually
 
-__all__ = ["Process"]
+__all__ = ["Crash", "Process"]
 
 ROOT = Path(__file__).parents[2]
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 _WATCH_SECONDS = 0.05
+_LAST_WORDS_BYTES = 6_000
 _FAILPOINT = re.compile(r"^failpoint (.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """The end of a process that nobody asked for: when (seconds since the epoch), and what it had
+    said last.
+    """
+
+    code: int
+    at: float
+    last_words: str
 
 
 class Process:
@@ -57,8 +70,8 @@ class Process:
         self.name = name
         self.port = port
         self.log = log
-        self.crashes: list[int] = []
-        """Exit codes of the ends that nobody asked for."""
+        self.crashes: list[Crash] = []
+        """The ends that nobody asked for."""
         self._command = [sys.executable, "-W", "ignore", *command]
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
@@ -246,7 +259,12 @@ class Process:
                     return
                 if self._process is not None and (code := self._process.poll()) is not None:
                     if code != -signal.SIGKILL or not self._is_armed:
-                        self.crashes.append(code)
+                        self.crashes.append(Crash(code, time.time(), self._last_words()))
                     self._process = None
                 if self._process is None:
                     self._spawn()
+
+    def _last_words(self) -> str:
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - _LAST_WORDS_BYTES))
+            return log.read().decode(errors="replace")

@@ -394,22 +394,29 @@ class Stage:
         return balance(self.ledger.outcomes(), effects, dead, self.ledger.executions())
 
     def evidence(self, books: Books) -> Iterator[str]:
-        """Tell of each unit that spoils the *books* what was said of it, and which faults struck
-        in the ten seconds before and after.
+        """Tell of each unit that spoils the *books*, and of each process that ended by itself, what
+        was said, and which faults struck in the ten seconds before and after.
         """
+        for process in self._processes:
+            for crash in process.crashes:
+                faults = self._struck_between(crash.at, crash.at)
+                yield f"{process.name} left with {crash.code}; {faults}\n{crash.last_words}"
         for unit in sorted(books.wrong):
             begun = [one.at for one in self.ledger.begun() if one.unit == unit]
             told = self.ledger.told(unit)
             moments = begun + [at for _, at in told]
             first, last = min(moments, default=0.0), max(moments, default=0.0)
-            faults = [
-                f"{kind} {at - first:+.1f} s"
-                for at, kind in self._struck
-                if first - 10.0 < at < last + 10.0
-            ]
+            faults = self._struck_between(first, last)
             said = ", ".join(f"{outcome} {at - first:+.1f} s" for outcome, at in told)
             times = ", ".join(f"{at - first:+.1f} s" for at in begun)
-            yield f"{unit}: {said or 'nothing said'}; begun {times or 'never'}; {', '.join(faults)}"
+            yield f"{unit}: {said or 'nothing said'}; begun {times or 'never'}; {faults}"
+
+    def _struck_between(self, first: float, last: float) -> str:
+        return ", ".join(
+            f"{kind} {at - first:+.1f} s"
+            for at, kind in self._struck
+            if first - 10.0 < at < last + 10.0
+        )
 
     def stop(self) -> dict[str, int]:
         """Ask every process to stop, for good; returns the exit codes of those that did not end

@@ -58,7 +58,7 @@ def children_are_killed_under_tasks_begun_once(stage: Stage) -> None:
     killed = {one.unit for one in interrupted(executions, stage.deaths)}
     spared = {one.unit for one in executions} - killed
     assert not {letter.id for letter in letters} & spared, "a task is dead that was not killed"
-    assert {letter.reason for letter in letters} == {"worker-lost"}
+    assert {letter.reason for letter in letters} == {"worker-lost"}, letters
     assert stage.books().redone == 0, "a task was begun twice"
 
 

@@ -36,11 +36,12 @@ def run(row: Row, *, rounds: int, share: float, say: Callable[[str], None]) -> R
 
     Args:
         rounds: How often each lane has its turn.
-        share: How much of a full round to do.
+        share: How much of a full round to do; with less than all of it, it is only tried out.
         say: Told of the progress.
     """
     units = max(int(row.units * share), 1)
-    with row.lanes() as lanes:
+    starting = row.lanes if share >= 1.0 else row.lanes_to_try or row.lanes
+    with starting() as lanes:
         versions = {lane.name: lane.environment.versions(lane.packages) for lane in lanes}
         samples: dict[str, list[Sample]] = {lane.name: [] for lane in lanes}
         if row.warm_up:

@@ -7,8 +7,9 @@ import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import orjson
 
@@ -16,7 +17,16 @@ from benchmarks.environments import OURS, ROOT, Environment
 from benchmarks.row import Sample
 from mainstay.processes.leash import SERVERS, Leash
 
-__all__ = ["LaneFailed", "Program", "Worker", "cpu_seconds", "memory_bytes", "program", "worker"]
+__all__ = [
+    "LaneFailed",
+    "Other",
+    "Program",
+    "Worker",
+    "cpu_seconds",
+    "memory_bytes",
+    "program",
+    "worker",
+]
 
 _leash = Leash()  # nothing outlives `make bench`, however it ends
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -118,10 +128,29 @@ def program(
             _leash.release(process.pid)
 
 
+class Working(Protocol):
+    """What takes the processor."""
+
+    def cpu_seconds(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Other:
+    """A process that was not started here, such as a server of `mainstay.testing`."""
+
+    pid: int | None
+
+    def cpu_seconds(self) -> float:
+        """Return what it and its children have taken of the processor so far."""
+        if self.pid is None:
+            raise LaneFailed("a server is down")
+        return cpu_seconds(self.pid)
+
+
 class Worker:
     """A script of ``lanes/`` that does rounds when it is asked: see ``lanes/asked.py``."""
 
-    def __init__(self, program: Program, servers: Sequence[Program]) -> None:
+    def __init__(self, program: Program, servers: Sequence[Working]) -> None:
         self.program = program
         self._servers = servers
 
@@ -149,7 +178,7 @@ def worker(
     output: Path,
     environment: Environment = OURS,
     variables: Mapping[str, str] | None = None,
-    servers: Sequence[Program] = (),
+    servers: Sequence[Working] = (),
 ) -> Iterator[Worker]:
     """Run ``python -m module`` and ask it for rounds.
 

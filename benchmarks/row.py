@@ -162,7 +162,7 @@ class Goal:
         measure = self.figure.unit.format(unit=unit)
         if self.over:
             return f"{sign} +{self.limit:g} {measure} over {self.over}"
-        return f"{sign} {self.limit:g} {measure}"
+        return f"{sign} {self.limit:g} {measure} ({self.figure.name})"
 
 
 def at_most(
@@ -202,6 +202,7 @@ class Row:
         lanes: Starts what the lanes need, gives them in the order of the table, and ends it.
         warm_up: How many units each lane does before the first round.
         environments: What must be installed before.
+        lanes_to_try: The same for ``--quick``, where it would take long to start them.
     """
 
     name: str
@@ -212,3 +213,4 @@ class Row:
     lanes: Callable[[], AbstractContextManager[Sequence[Lane]]]
     warm_up: int = 500
     environments: tuple[Environment, ...] = (OURS, PEERS)
+    lanes_to_try: Callable[[], AbstractContextManager[Sequence[Lane]]] | None = None

@@ -1,7 +1,8 @@
-"""How is an application of a lane served? By one process of uvicorn, with its defaults.
+"""How is an application of a lane served? By one process of uvicorn, or one worker of granian where
+it is Flask's, with their defaults.
 
 Ours is started by the words with which `mainstay run` starts it. Those differ from the defaults in
-what the chassis does itself: no `Server` field, no belief in headers of proxies. uvicorn's own
+what the chassis does itself: no `Server` field, no belief in headers of proxies. The servers' own
 access log is off in every lane: it would be a second line a request.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from benchmarks.environments import OURS, PEERS, Environment
 from benchmarks.load import HOST, HttpServer
@@ -24,7 +26,9 @@ from mainstay.processes.manifest import ProcessSpec
 from mainstay.testing.ports import steady_port
 from mainstay.testing.wait import eventually
 
-__all__ = ["Served", "command", "serving", "wait_for"]
+__all__ = ["Served", "Server", "command", "serving", "wait_for"]
+
+Server = Literal["uvicorn", "granian"]
 
 _PATIENCE_SECONDS = 60.0
 _POLL_SECONDS = 0.01
@@ -43,6 +47,9 @@ class Served:
         status: What every answer's status must be.
         variables: Its environment variables.
         is_logged: Must there be a line a request? Looked at, so that nobody is let off.
+        server: What serves it; ``None`` is `mainstay run`, which our own lane always has.
+        proof: Called with its port before it is measured; raises where what it is to do is not
+            done.
     """
 
     name: str
@@ -53,6 +60,8 @@ class Served:
     status: int = 200
     variables: Mapping[str, str] = field(default_factory=dict)
     is_logged: bool = True
+    server: Server | None = "uvicorn"
+    proof: Callable[[int], None] = lambda port: None
 
     @property
     def environment(self) -> Environment:
@@ -71,13 +80,17 @@ def serving() -> Iterator[Callable[[Served], Lane]]:
             port = steady_port()
             running = stack.enter_context(
                 program(
-                    command(served.app, port, is_ours=served.name == OURS_LANE),
+                    command(served.app, port, _server_of(served)),
                     output=output,
                     environment=served.environment,
                     variables=served.variables,
                 )
             )
             wait_for(running, port)
+            try:
+                served.proof(port)
+            except LaneFailed as failure:
+                raise LaneFailed(f"{failure}\n{running.last_lines()}") from failure
             server = HttpServer(
                 running, port, served.asked, status=served.status, holds=served.holds
             )
@@ -94,14 +107,20 @@ def serving() -> Iterator[Callable[[Served], Lane]]:
         yield serve
 
 
-def command(app: str, port: int, *, is_ours: bool) -> list[str]:
-    """Return what follows ``python`` to serve *app*."""
-    if not is_ours:
-        words = ["-m", "uvicorn", app, "--host", HOST, "--port", str(port)]
-        return [*words, "--no-access-log"]
+def command(app: str, port: int, server: Server | None) -> list[str]:
+    """Return what follows ``python`` to serve *app*; without a *server*, as `mainstay run` does."""
+    place = ["--host", HOST, "--port", str(port)]
+    if server == "uvicorn":
+        return ["-m", "uvicorn", app, *place, "--no-access-log"]
+    if server == "granian":
+        return ["-m", "granian", app, *place, "--interface", "wsgi", "--no-access-log"]
     process = ProcessSpec("bench", "api", "http", target=app, port=port)
     words = list(commands.command(process, host=HOST, state=Path(), grace_seconds=5.0, alone=True))
     return words[1:]
+
+
+def _server_of(served: Served) -> Server | None:
+    return None if served.name == OURS_LANE else served.server
 
 
 def _lines(output: Path) -> int:

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["mainstay.testing.plugin"]
 
-PLATFORMS = "tests/services/data/"
+PLATFORMS = "tests/services/"
 ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
-WITHOUT_A_PLATFORM = ("test_configuration.py",)
+WITHOUT_A_PLATFORM = ("test_configuration.py", "test_development.py", "test_plain_commands.py")
 
 
 @pytest.hookimpl(trylast=True)
@@ -50,5 +50,6 @@ def group_of(nodeid: str) -> str:
     file = nodeid.partition("::")[0]
     if not file.startswith(PLATFORMS) or file.endswith(WITHOUT_A_PLATFORM):
         return file
+    service = file.removeprefix(PLATFORMS).partition("/")[0]
     is_real = "[real" in nodeid or file.endswith(ON_REAL_SERVERS)
-    return "the platform on real servers" if is_real else "the platform on embedded servers"
+    return f"{service} on {'real' if is_real else 'embedded'} servers"

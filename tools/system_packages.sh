@@ -1,5 +1,5 @@
 #!/bin/sh
-# Install the servers that the tests need, where that is allowed; else say in one line what is left out.
+# Install the servers and the browser that the tests need, where that is allowed; else say in one line what is left out.
 #
 # Needs root and apt. MAINSTAY_NO_SYSTEM=1 declines. The tests start private copies of these
 # servers, so the services that come with the packages are not started.
@@ -10,6 +10,8 @@ need() { missing="$missing $1"; }
 command -v redis-server >/dev/null || need redis-server
 command -v rabbitmq-server >/dev/null || [ -x /usr/sbin/rabbitmq-server ] || need rabbitmq-server
 ls /usr/lib/postgresql/*/bin/postgres >/dev/null 2>&1 || command -v postgres >/dev/null || need postgresql
+command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null ||
+  need chromium
 [ -n "$missing" ] || exit 0
 
 refusal=""

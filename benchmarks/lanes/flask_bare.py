@@ -1,18 +1,11 @@
-"""Flask and nothing else; its answers as ours are written, in the order of their making."""
+"""Flask and nothing else."""
 
 from __future__ import annotations
 
 from flask import Flask
-from flask.json.provider import DefaultJSONProvider
 
-from benchmarks.lanes.flask_routes import add_routes
-
-
-class Flat(DefaultJSONProvider):
-    sort_keys = False
-    compact = True
-
+from benchmarks.lanes.flask_routes import FlatJson, add_routes
 
 app = Flask(__name__)
-app.json = Flat(app)
+app.json = FlatJson(app)
 add_routes(app)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from flask import Flask, request
+from flask.json.provider import DefaultJSONProvider
 
-__all__ = ["add_routes"]
+__all__ = ["FlatJson", "add_routes"]
+
+
+class FlatJson(DefaultJSONProvider):
+    """Writes as ours does: in the order of the making, without blanks."""
+
+    sort_keys = False
+    compact = True
 
 
 def add_routes(app: Flask) -> None:

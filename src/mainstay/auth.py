@@ -2,7 +2,8 @@
 
 A token is a JWT (RFC 7519) profiled as an access token (RFC 9068). PyJWT checks signatures; the
 checks around it are ours, because PyJWT accepts what no service should: `exp` as text or in the
-year 10^22, duplicate JSON keys, a `jku` header, any `typ`, tokens of megabytes.
+year 10^22, duplicate JSON keys, a `jku` header, any `typ`, tokens of megabytes. It is imported
+where it is used: it loads cryptography, which a service without keys need not wait for.
 
 Two kinds are told apart by their `typ`: ``at+jwt`` is what a client shows at the edge,
 ``work+jwt`` is what a service makes of it for the work that follows, so that a task that waits
@@ -17,20 +18,20 @@ import re
 import secrets
 import threading
 import time
-import urllib.request
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
-
-import jwt
-from jwt.algorithms import Algorithm, get_default_algorithms
 
 from mainstay.context import Principal
 from mainstay.errors import Misconfigured, NotAuthenticated, Unavailable
 
 if TYPE_CHECKING:
+    from jwt import PyJWS
+    from jwt.algorithms import Algorithm
+
     from mainstay.config import Settings
 
 __all__ = ["ACCESS", "WORK", "Tokens"]
@@ -52,8 +53,6 @@ _JWKS_COOLDOWN_SECONDS = 30.0
 _HEADER_KEYS = frozenset({"alg", "typ", "kid"})
 _KID = re.compile(r"[A-Za-z0-9_-]{1,64}\Z")
 _SEGMENTS = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
-# PyJWT is asked for the signature alone: every check of a claim is made here, strictly.
-_JWS = jwt.PyJWS(options={"enforce_minimum_key_length": True})
 
 
 class _Key:
@@ -92,6 +91,8 @@ class Tokens:
         # Verified tokens, until they expire: a signature costs more than all other stations.
         self._verified: OrderedDict[tuple[str, str], tuple[float, Principal]] = OrderedDict()
         self._read_keys()
+        if self.can_verify:
+            _signatures()  # now, and not while the first token waits
 
     @property
     def can_verify(self) -> bool:
@@ -141,6 +142,8 @@ class Tokens:
             "jti": secrets.token_hex(16),
             "roles": sorted(roles),
         }
+        import jwt
+
         return jwt.encode(payload, key, algorithm=algorithm, headers={"typ": typ, "kid": kid})
 
     def verify(self, token: str, *, typ: str = ACCESS) -> Principal:
@@ -207,9 +210,11 @@ class Tokens:
         key = self._key(header.get("kid"))
         if header.get("alg") != key.algorithm:
             raise NotAuthenticated("the token's algorithm is not that of its key")
+        from jwt import PyJWTError
+
         try:
-            verified = _JWS.decode(token, key.material, algorithms=[key.algorithm])
-        except jwt.PyJWTError as error:
+            verified = _signatures().decode(token, key.material, algorithms=[key.algorithm])
+        except PyJWTError as error:
             raise NotAuthenticated("the token's signature is not right: sign in again") from error
         claims = _parse(verified)
         self._check(claims)
@@ -339,6 +344,10 @@ class Tokens:
 
 
 def _asked(url: str) -> dict[str, _Key]:
+    import urllib.request
+
+    from jwt import PyJWKSet
+
     # The scheme was checked when the settings were read.
     with urllib.request.urlopen(url, timeout=_JWKS_TIMEOUT_SECONDS) as response:  # noqa: S310 - http(s) alone
         body = response.read(_JWKS_LIMIT_BYTES + 1)
@@ -346,7 +355,7 @@ def _asked(url: str) -> dict[str, _Key]:
         raise ValueError("the key set is larger than 256 KiB")
     return {
         jwk.key_id: _Key(jwk.key, jwk.algorithm_name)
-        for jwk in jwt.PyJWKSet.from_dict(_parse(body)).keys
+        for jwk in PyJWKSet.from_dict(_parse(body)).keys
         if jwk.key_id and jwk.algorithm_name in ("RS256", "ES256", "EdDSA")
     }
 
@@ -358,7 +367,17 @@ def _no_keys(retry_after_seconds: float) -> Unavailable:
     )
 
 
+@cache
+def _signatures() -> PyJWS:
+    """Return what looks at signatures alone: every check of a claim is made here, strictly."""
+    from jwt import PyJWS
+
+    return PyJWS(options={"enforce_minimum_key_length": True})
+
+
 def _algorithm(name: str) -> Algorithm:
+    from jwt.algorithms import get_default_algorithms
+
     return get_default_algorithms()[name]
 
 

@@ -11,12 +11,15 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from mainstay import forks
 from mainstay.lifecycle import Lifecycle
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["Check", "Health", "Report", "Status"]
 
@@ -244,8 +247,10 @@ class Health:
 
     def _threads_locked(self) -> ThreadPoolExecutor:
         if self._executor is None:
-            # Enough for every check at once, and a little for what else may wait; made when first
-            # asked.
+            from concurrent.futures import ThreadPoolExecutor
+
+            # Enough for every check at once, and a little for what else may wait; made, and
+            # imported, when first asked.
             size = len(self._checks) + len(self._readiness) + 4
             self._executor = ThreadPoolExecutor(size, thread_name_prefix="health")
         return self._executor

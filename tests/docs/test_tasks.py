@@ -11,8 +11,11 @@ from sqlalchemy import text
 
 from mainstay.resources.sqlalchemy import Database
 from mainstay.resources.sqlalchemy.migrate import upgrade
+from mainstay.tasks.celery import create_celery_app
+from mainstay.tasks.celery.profiles import refusals
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tasks.md"
+FENCED, QUEUES = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
 
 
 def test_the_fenced_task_does_each_of_its_steps_once(
@@ -31,9 +34,8 @@ def test_the_fenced_task_does_each_of_its_steps_once(
         "CELERY_TASK_ALWAYS_EAGER": "1",
     }.items():
         monkeypatch.setenv(name, value)
-    (shown,) = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
     billing = SimpleNamespace()
-    exec(shown, vars(billing))  # noqa: S102 - our own page
+    exec(FENCED, vars(billing))  # noqa: S102 - our own page
     for _ in range(2):
         billing.bill.apply_async(("Ann",), task_id="one")
     with database.session(read_only=True) as session:
@@ -42,3 +44,12 @@ def test_the_fenced_task_does_each_of_its_steps_once(
             assert list(found) == ["Ann"]
     billing.service.lifecycle.stop()
     database.close()
+
+
+def test_the_queues_of_the_settings_are_declared() -> None:
+    shown = SimpleNamespace(__name__="contracts.settings")
+    exec(QUEUES, vars(shown))  # noqa: S102 - our own page
+    app = create_celery_app(shown.Settings(env="test", celery_broker_url="amqp://h"))
+    assert [queue.name for queue in app.conf.task_queues] == ["contracts", "urgent"]
+    assert app.conf.task_default_queue == "contracts"
+    assert refusals(app.conf, app.task_queues) == []

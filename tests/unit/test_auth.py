@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import http.server
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -372,3 +374,20 @@ def test_what_a_verifier_alone_carries_on_is_the_clients_own_token(
     token = issuer.issue("ann")
     assert verifier.verify(token).token == token
     assert verifier.verify_work(token).subject == "ann"
+
+
+@pytest.mark.parametrize(
+    ("values", "is_loaded"), [("", False), (f"jwt_secret_key={SECRET!r}", True)]
+)
+def test_cryptography_is_loaded_at_the_start_where_there_are_keys_and_never_elsewhere(
+    values: str, is_loaded: bool
+) -> None:
+    program = (
+        "import sys; from mainstay import Service, Settings\n"
+        f"Service(Settings(env='test', {values})).tokens\n"
+        "print('cryptography' in sys.modules)"
+    )
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+
+    assert told.stdout.decode().strip() == str(is_loaded)

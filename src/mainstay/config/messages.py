@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from mainstay.errors import Misconfigured
 
@@ -39,6 +38,8 @@ def misconfigured(problems: Iterable[Problem]) -> Misconfigured:
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
     """Return ``"; did you mean 'port'?"`` for a word close to one of *words*, else nothing."""
+    from difflib import get_close_matches  # only who is mistaken waits for it
+
     known = {one.lower(): one for one in words}
     close = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
     return f"; did you mean {known[close[0]]!r}?" if close else ""

@@ -21,7 +21,7 @@ from pydantic import (
 
 from mainstay.config import fields, urls
 from mainstay.config.explaining import explain, missing
-from mainstay.config.fields import Group, Read
+from mainstay.config.fields import Accepts, Group, Read
 from mainstay.config.loading import collect
 from mainstay.config.messages import Problem, did_you_mean, misconfigured
 from mainstay.config.refusals import refusals
@@ -373,6 +373,9 @@ class Settings(BaseModel):
     task_status_retention_seconds: WholeSeconds = Field(
         2_592_000, description="How long one can ask what became of a task."
     )
+    workflow_retention_seconds: WholeSeconds = Field(
+        2_592_000, description="How long workflows are kept whose steps have ended."
+    )
     dead_letter_retention_seconds: WholeSeconds = Field(
         2_592_000, description="How long dead letters are kept in the database."
     )
@@ -424,6 +427,9 @@ class Settings(BaseModel):
                 inherited = getattr(base, "model_fields", {}).get(name)
                 if inherited is not None and inherited is not field:
                     fields.inherit(field, inherited)
+        if cls.broker_schemes != Settings.broker_schemes:
+            said = Accepts(" or ".join(f"{scheme}://" for scheme in sorted(cls.broker_schemes)))
+            cls.model_fields["celery_broker_url"].metadata.insert(0, said)
 
     # --- reading ---------------------------------------------------------------------------
 
@@ -468,17 +474,21 @@ class Settings(BaseModel):
         default = f"the default of {self.variables(name)[0]}"
         return self._origins.get(name, ("default", default))[1]
 
-    def need(self, name: str) -> Any:
+    def need(self, name: str, *others: str) -> Any:
         """Return the value of setting *name*, which the caller cannot do without.
+
+        Args:
+            others: What else it cannot do without: one message tells of all that is missing.
 
         Raises:
             Misconfigured: Nothing names it; the message says which variables would.
         """
-        self._known(name)
-        value = getattr(self, name)
-        if value is None:
-            raise misconfigured([missing(type(self), name)])
-        return value
+        for each in (name, *others):
+            self._known(each)
+        absent = [each for each in (name, *others) if getattr(self, each) is None]
+        if absent:
+            raise misconfigured([missing(type(self), each) for each in absent])
+        return getattr(self, name)
 
     @classmethod
     def variables(cls, name: str) -> tuple[str, ...]:
@@ -507,9 +517,7 @@ class Settings(BaseModel):
     def _narrowed(cls, url: str | None) -> str | None:
         schemes = {one.partition("://")[0] for one in urls.several(url or "")} - {""}
         if not schemes <= cls.broker_schemes:
-            raise ValueError(
-                f"this service's broker is one of {', '.join(sorted(cls.broker_schemes))}"
-            )
+            raise ValueError("this service takes no such broker")
         return url
 
     @field_validator("rabbitmq_management_url")

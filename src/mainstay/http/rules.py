@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mainstay.idempotency import Store
     from mainstay.limits import RateLimits, Rule
 
-__all__ = ["Places", "Rules", "SharedPlaces"]
+__all__ = ["Places", "Rules", "SharedPlaces", "placed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,11 @@ class Rules:
         if path in self.public_paths:
             return True
         return bool(self.public_folders) and path.startswith(self.public_folders)
+
+
+def placed(paths: Sequence[str], folder: str) -> tuple[str, ...]:
+    """Return *paths* as they are asked for: one that begins with a name is below *folder*."""
+    return tuple(path if path.startswith(("/", "*")) else f"{folder}/{path}" for path in paths)
 
 
 class Places:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from mainstay import context as contexts
@@ -58,9 +59,7 @@ class BaseWork:
         self._is_answered = False
         self._has_sent = False
         self._named = 0
-        self._id = uuid.uuid4()
-        if scope is not None:
-            self.name(scope)
+        self._scope = scope
 
     @property
     def id(self) -> str:
@@ -75,8 +74,12 @@ class BaseWork:
         return "database" in self._service.resources
 
     def name(self, scope: str) -> None:
-        """Give the work the id that every arrival under one key has."""
-        self._id = uuid.uuid5(_NAMESPACE, scope)
+        """Give the work the id that every arrival under one key has, before anybody asks for it."""
+        self._scope = scope
+
+    @cached_property
+    def _id(self) -> uuid.UUID:
+        return uuid.uuid4() if self._scope is None else uuid.uuid5(_NAMESPACE, self._scope)
 
     def keep(self) -> None:
         """Commit also when the answer is an error: for what must be remembered of a failure."""

@@ -7,8 +7,10 @@ import sys
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from mainstay.processes.manifest import ProcessSpec, Server
+if TYPE_CHECKING:
+    from mainstay.processes.manifest import ProcessSpec, Server
 
 __all__ = ["Serving", "command"]
 

@@ -13,11 +13,13 @@ import inspect
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mainstay.processes.commands import Serving
-from mainstay.processes.manifest import Server
 from mainstay.processes.start import imported
+
+if TYPE_CHECKING:
+    from mainstay.processes.manifest import Server
 
 __all__ = ["main", "server_of"]
 

@@ -31,6 +31,7 @@ from mainstay.context import Context, new_id
 from mainstay.deadletters import DeadLetter
 from mainstay.errors import Invalid, Misconfigured
 from mainstay.retries import Backoff, RetryIn, decide
+from mainstay.tasks.commits import on_commit
 from mainstay.tasks.effects import Effect, check_session
 from mainstay.tasks.status import State, TaskStatus, is_newer
 from mainstay.tasks.telling import detail_of, plain, result_of
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from mainstay.resources.sqlalchemy import Database
 
 __all__ = ["MemoryStatuses", "MemoryTasks"]
-
-_WAITING = "mainstay.tasks.memory"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -67,6 +66,7 @@ class MemoryStatuses:
                     status,
                     name=status.name or old.name,
                     queue=status.queue or old.queue,
+                    worker=status.worker or old.worker,
                     correlation_id=status.correlation_id or old.correlation_id,
                     meta=status.meta or old.meta,
                     attempts=max(status.attempts, old.attempts),
@@ -193,7 +193,7 @@ class MemoryTasks:
         if session is None:
             accept()
         else:
-            _with_commit(session, accept)
+            on_commit(session, accept)
         return id
 
     def status(self, id: str) -> TaskStatus | None:
@@ -281,26 +281,3 @@ class MemoryTasks:
 
     def _push(self, waiting: _Waiting) -> None:
         heapq.heappush(self._waiting, waiting)
-
-
-def _with_commit(session: Session, accept: Callable[[], None]) -> None:
-    """Call *accept* when *session* has committed, and never when it has rolled back."""
-    from sqlalchemy import event
-
-    waiting: list[Callable[[], None]] | None = session.info.get(_WAITING)
-    if waiting is None:
-        waiting = session.info[_WAITING] = []
-        event.listen(session, "after_commit", _accept_all)
-        event.listen(session, "after_rollback", _forget_all)
-    waiting.append(accept)
-
-
-def _accept_all(session: Session) -> None:
-    waiting = session.info[_WAITING][:]
-    _forget_all(session)
-    for accept in waiting:
-        accept()
-
-
-def _forget_all(session: Session) -> None:
-    session.info[_WAITING].clear()

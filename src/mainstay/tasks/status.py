@@ -42,6 +42,7 @@ class TaskStatus:
         result: What it returned, once it is done; JSON.
         error: ``{"type", "detail"}`` of what it failed with; of one that is done, why its result
             could not be kept.
+        worker: Who began the newest try of it.
         correlation_id: The id of the outside request that caused it.
         updated_at: Seconds since the epoch.
     """
@@ -55,6 +56,7 @@ class TaskStatus:
     meta: Mapping[str, Any] = field(default_factory=dict)
     result: Any = None
     error: Mapping[str, str] | None = None
+    worker: str = ""
     correlation_id: str = ""
     updated_at: float = 0.0
 
@@ -69,6 +71,7 @@ class TaskStatus:
             "meta": dict(self.meta),
             "result": self.result,
             "error": None if self.error is None else dict(self.error),
+            "worker": self.worker,
             "correlation_id": self.correlation_id,
             "updated_at": self.updated_at,
         }
@@ -103,7 +106,7 @@ class StatusStore(Protocol):
         """Keep *status* unless what is there is further on (:func:`is_newer`); says whether it was
         kept.
 
-        What *status* leaves empty (name, queue, correlation id, meta) stays as it was.
+        What *status* leaves empty (name, queue, worker, correlation id, meta) stays as it was.
 
         Args:
             session: The unit of work whose transaction it belongs to, where the store is in that

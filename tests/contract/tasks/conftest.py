@@ -108,6 +108,29 @@ def own_room(request: pytest.FixtureRequest) -> Iterator[CeleryRoom]:
     room.close()
 
 
+@pytest.fixture
+def room_on(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], CeleryRoom]]:
+    """Make rooms with a queue and a database of their own, such as ``redis on sqlite``."""
+    urls = {"embedded": "embedded_database_url", "postgresql": "database_url"}
+    with ExitStack() as stack:
+
+        def made(kind: str) -> CeleryRoom:
+            broker, _on, database = kind.partition(" on ")
+            folder = tmp_path_factory.mktemp("room")
+            if database == "sqlite":
+                url = f"sqlite:///{folder}/effects.db"
+            else:
+                url = request.getfixturevalue(urls[database])
+            server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
+            room = CeleryRoom(server.url, folder, prepare_database(url))
+            stack.callback(room.close)
+            return room
+
+        yield made
+
+
 def _assert_alive(room: CeleryRoom) -> None:
     assert room.shared is not None
     assert room.shared.is_running, room.shared.log.read_text()[-4000:]

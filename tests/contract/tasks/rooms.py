@@ -159,9 +159,9 @@ class CeleryRoom:
         return self.effects_file.read_text().splitlines()
 
     @contextmanager
-    def worker(self, *, concurrency: int = 1, **variables: str) -> Iterator[Worker]:
+    def worker(self, *options: str, concurrency: int = 1, **variables: str) -> Iterator[Worker]:
         command = ["celery", "-A", sample.__name__, "worker", "--without-mingle"]
-        command += ["--concurrency", str(concurrency)]
+        command += ["--concurrency", str(concurrency), *options]
         with self._process(command, variables) as worker:
             yield worker
 
@@ -172,6 +172,12 @@ class CeleryRoom:
         command = ["mainstay.processes.start", target, "--", "mainstay.processes.relay", target]
         with self._process(command, variables) as relay:
             yield relay
+
+    @contextmanager
+    def beat(self, **variables: str) -> Iterator[Worker]:
+        """A `celery beat`, typed as a user would."""
+        with self._process(["celery", "-A", sample.__name__, "beat"], variables) as beat:
+            yield beat
 
     @contextmanager
     def _process(self, command: list[str], variables: Mapping[str, str]) -> Iterator[Worker]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import resource
 import signal
@@ -19,11 +20,12 @@ from mainstay.errors import Bury, Refuse, Unavailable
 from mainstay.resources.sqlalchemy import Database, first_time
 from mainstay.retries import Backoff
 from mainstay.service import Service
-from mainstay.tasks.celery import create_celery_app
+from mainstay.tasks.celery import TaskQueue, create_celery_app
 from mainstay.tasks.celery.transport import Channel
 
 EFFECTS = "SAMPLE_EFFECTS"
 LEASE_SECONDS = "SAMPLE_LEASE_SECONDS"
+URGENT = "SAMPLE_URGENT"
 BACKOFF = Backoff(attempts=5, initial_seconds=0.1, max_seconds=1.0)
 
 
@@ -182,8 +184,22 @@ PLAIN: dict[str, Callable[..., Any]] = {
 if LEASE_SECONDS in os.environ:
     Channel.lease_seconds = float(os.environ[LEASE_SECONDS])
 
+
+def urgent(name: str) -> TaskQueue:
+    """Return the queue of that name as one with priorities."""
+    return TaskQueue(
+        name=name,
+        kind="classic",
+        classic_because="tasks have priorities",
+        max_priority=9,
+        max_length=1_000,
+    )
+
+
 service = Service(Settings, Database())
-celery_app = create_celery_app(service)
+celery_app = create_celery_app(
+    service, queues=[urgent(os.environ[URGENT])] if URGENT in os.environ else ()
+)
 
 _more: tuple[Callable[..., Any], ...] = (
     kill_first,
@@ -258,3 +274,47 @@ def gate_of(effects: Path, key: str, delivery: int) -> Path:
 def store_and_fail(key: str, *, session: Any) -> None:
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})
     raise ValueError("after the write")
+
+
+@celery_app.task(name="answered", ignore_result=False)
+def answered(number: int, *, by: int = 1) -> float:
+    return number / by
+
+
+@celery_app.task(name="listed")
+def listed(*given: Any) -> list[Any]:
+    """Return what a step was given."""
+    effect("listed", json.dumps(given))
+    return list(given)
+
+
+@celery_app.task(name="stored")
+def stored(*given: Any, key: str, session: Any) -> str:
+    """Have an effect, and neither ask nor say whether it is the first time."""
+    session.execute(text("insert into effects (key) values (:key)"), {"key": key})
+    return key
+
+
+@celery_app.task(name="passes_gate")
+def passes_gate(*given: Any, key: str) -> str:
+    """Fail for good until a gate is open."""
+    effect("passes_gate", key)
+    if not gate_of(Path(os.environ[EFFECTS]), key, 0).exists():
+        raise ValueError("the gate is shut")
+    return key
+
+
+@celery_app.task(name="fall_first")
+def fall_first(*given: Any, key: str) -> str:
+    """Kill the worker, all of it, the first time."""
+    effect("fall_first", key)
+    if Path(os.environ[EFFECTS]).read_text().splitlines().count(f"fall_first {key}") == 1:
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return key
+
+
+celery_app.conf.beat_schedule = {
+    "soon": {"task": "listed", "schedule": 1.0, "args": ("soon",)},
+    "hourly": {"task": "listed", "schedule": 3600.0, "args": ("hourly",)},
+}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from sqlalchemy import text
@@ -14,28 +14,15 @@ from mainstay.resources.sqlalchemy import Database
 from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.status import State
 from mainstay.testing import RabbitMQ, eventually
-from tests.contract.tasks.rooms import CeleryRoom, Worker, prepare_database
+from tests.contract.tasks.rooms import CeleryRoom, Worker
 from tests.contract.tasks.sample import gate_of
 
 EARLY, LATE = "while the other is at it", "when the other is done"
 
 
 @pytest.fixture
-def fenced_room(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[CeleryRoom]:
-    broker, _on, kind = request.param.partition(" on ")
-    folder = tmp_path_factory.mktemp("fencing")
-    if kind == "sqlite":
-        url = f"sqlite:///{folder}/effects.db"
-    else:
-        url = request.getfixturevalue(
-            {"embedded": "embedded_database_url", "postgresql": "database_url"}[kind]
-        )
-    server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
-    room = CeleryRoom(server.url, folder, prepare_database(url))
-    yield room
-    room.close()
+def fenced_room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
+    return room_on(request.param)
 
 
 @pytest.fixture

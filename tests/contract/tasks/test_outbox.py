@@ -6,7 +6,7 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,29 +22,16 @@ from mainstay.resources.sqlalchemy.outbox import Outbox
 from mainstay.tasks.status import State
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
-from tests.contract.tasks.rooms import ROOT, CeleryRoom, prepare_database
+from tests.contract.tasks.rooms import ROOT, CeleryRoom
 from tests.contract.tasks.test_processes import proxied, through
 
 KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
 
 
 @pytest.fixture(params=KINDS)
-def room(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[CeleryRoom]:
+def room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
     """A room with a queue and a database of its own."""
-    broker, _on, kind = str(request.param).partition(" on ")
-    folder = tmp_path_factory.mktemp("outbox")
-    if kind == "sqlite":
-        url = f"sqlite:///{folder}/effects.db"
-    else:
-        url = request.getfixturevalue(
-            {"embedded": "embedded_database_url", "postgresql": "database_url"}[kind]
-        )
-    server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
-    made = CeleryRoom(server.url, folder, prepare_database(url))
-    yield made
-    made.close()
+    return room_on(request.param)
 
 
 def database_of(room: CeleryRoom) -> Database:

@@ -98,10 +98,14 @@ def test_mainstays_tables_come_first_and_then_the_services(address: str, folder:
     assert said == [
         "mainstay: applied 0001 (Inbox, idempotency keys, dead letters and task status)",
         "mainstay: applied 0002 (Outbox)",
+        "mainstay: applied 0003 (Workflows and schedule)",
         f"{folder.path.name}: applied one (One)",
     ]
     dot = "." if address.startswith("postgresql") else "_"
-    own = ("alembic_version", "inbox", "outbox", "idempotency_keys", "dead_letters", "task_status")
+    own = (
+        *("alembic_version", "inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
+        *("workflows", "workflow_steps", "schedule"),
+    )
     assert tables(address) == {f"mainstay{dot}{name}" for name in own} | {
         "orders",
         "alembic_version",
@@ -143,6 +147,18 @@ def test_a_model_without_its_migration_is_found_and_a_migration_written(
     migrate.upgrade(address, folder.path, say=lambda line: None)
     assert migrate.check(address, folder.path) == []
     assert "lines" in tables(address)
+
+
+def test_the_tables_of_celerys_results_are_none_of_the_services(
+    address: str, folder: Folder
+) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    engine = create_engine(address)
+    with engine.begin() as connection:
+        for name in ("celery_taskmeta", "celery_tasksetmeta"):
+            connection.execute(text(f"create table {name} (id integer)"))
+    engine.dispose()
+    assert migrate.check(address, folder.path) == []
 
 
 def test_an_older_schema_can_be_gone_back_to(address: str, folder: Folder) -> None:

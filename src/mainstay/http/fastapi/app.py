@@ -23,6 +23,7 @@ from mainstay.http.draining import drain_on_sigterm
 from mainstay.http.fastapi import docs, errors, routes
 from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
 from mainstay.http.fastapi.work import replayed
+from mainstay.http.rules import placed
 from mainstay.http.stores import service_of, shared_counts, store_of
 from mainstay.http.tokens import check_keys
 from mainstay.http.wire import ASGIApp
@@ -49,6 +50,7 @@ def create_app(
     *,
     title: str = "",
     version: str = "",
+    needs: Sequence[str] = (),
     public: Sequence[str] = ("/",),
     in_flight_limit: int = 1_000,
     socket_limit: int = 1_000,
@@ -68,8 +70,10 @@ def create_app(
         service: The service, or its settings alone, or their class.
         title: For the documentation; the service's name by default.
         version: For the documentation; the service's version by default.
+        needs: Settings that it cannot do without, such as `secret_key` for pages.
         public: Paths that need no token where `auth_required` asks for one; one that ends in
-            ``*`` stands for all below it. Health, metrics and documentation need none.
+            ``*`` stands for all below it, and ``status`` is below `api_primary_path`. Health,
+            metrics and documentation need none.
         in_flight_limit: Requests that this process works on at a time; beyond, 503.
         socket_limit: WebSockets that this process has open at a time; beyond, 503.
         idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
@@ -85,6 +89,8 @@ def create_app(
     service = service_of(service)
     settings = service.settings
     check_keys(service)
+    if needs:
+        settings.need(*needs)
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
     app = _Application(
         title=title or service.name,
@@ -105,7 +111,7 @@ def create_app(
     rules = asgi.Rules(
         own={**routes.machines(service), **routes.keys(service), **docs.pages(app, folder)},
         quiet=routes.QUIET_PATHS,
-        public=tuple(public),
+        public=placed(public, folder),
         in_flight_limit=in_flight_limit,
         socket_limit=socket_limit,
         rate=rule,

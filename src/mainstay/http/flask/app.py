@@ -16,6 +16,7 @@ from mainstay.http.cors import Cors
 from mainstay.http.flask import commands, cookies, discovery, docs, errors, routes
 from mainstay.http.flask.json import Json
 from mainstay.http.flask.work import replayed
+from mainstay.http.rules import placed
 from mainstay.http.stores import service_of, shared_counts, store_of
 from mainstay.http.tokens import check_keys
 from mainstay.http.work import Replay
@@ -38,6 +39,7 @@ def create_app(
     *,
     title: str = "",
     version: str = "",
+    needs: Sequence[str] = (),
     public: Sequence[str] = ("/",),
     in_flight_limit: int = wsgi.IN_FLIGHT_LIMIT,
     idempotency_store: Store[Any] | None = None,
@@ -60,9 +62,10 @@ def create_app(
         import_name: As ``Flask(__name__)`` has it; the module that calls, by default.
         title: For the documentation; the service's name by default.
         version: For the documentation; the service's version by default.
+        needs: Settings that it cannot do without, such as `secret_key` for pages.
         public: Paths that need no token where `auth_required` asks for one; one that ends in
-            ``*`` stands for all below it. Health, metrics, documentation and static files need
-            none.
+            ``*`` stands for all below it, and ``status`` is below `api_primary_path`. Health,
+            metrics, documentation and static files need none.
         in_flight_limit: Requests that this process works on at a time; beyond, 503. Each takes a
             thread: give the server some more than this, for those who ask how it is.
         idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
@@ -79,6 +82,8 @@ def create_app(
         service = service_of(service)
         settings = service.settings
         check_keys(service)
+        if needs:
+            settings.need(*needs)
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
     title, version = title or service.name, version or settings.version
     app = _Application(import_name, **options)
@@ -96,7 +101,7 @@ def create_app(
             **docs.pages(app, folder, title=title, version=version),
         },
         quiet=routes.QUIET_PATHS,
-        public=(*public, *static),
+        public=(*placed(public, folder), *static),
         in_flight_limit=in_flight_limit,
         rate=None if settings.rate_limit is None else Rule.parse(settings.rate_limit),
         limits=rate_limits or RateLimits(shared_counts(service)),

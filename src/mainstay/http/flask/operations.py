@@ -33,7 +33,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from functools import wraps
+from functools import reduce, wraps
+from operator import or_
 from typing import (
     Annotated,
     Any,
@@ -206,7 +207,7 @@ class Operation:
                     headers = other
         if isinstance(returned, Response):
             return current_app.make_response((returned, status, headers or {}))
-        body = b"" if status in _BODILESS else self._written(returned)
+        body = b"" if status in _BODILESS else self._written(returned, status)
         response = current_app.response_class(body, status, mimetype="application/json")
         if status in _BODILESS:
             del response.content_type
@@ -214,10 +215,11 @@ class Operation:
             response.headers.update(headers)
         return response
 
-    def _written(self, value: Any) -> bytes:
+    def _written(self, value: Any, status: int) -> bytes:
         # A return annotation is a promise: what is not in it does not leave.
-        kept = self._answer.validate_python(value, from_attributes=True)
-        return self._answer.dump_json(kept, by_alias=True)
+        promised = self.answers.get(status, self._answer)
+        kept = promised.validate_python(value, from_attributes=True)
+        return promised.dump_json(kept, by_alias=True)
 
     def _read(self, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> None:
         name, default = parameter.name, parameter.default
@@ -382,7 +384,12 @@ class Values:
 
 
 def _answered(hint: Any) -> Any:
-    """Return what a view answers: of ``tuple[Order, int]``, as Flask understands it, the order."""
+    """Return what a view answers: of ``tuple[Order, int]``, as Flask understands it, the order,
+    and so of ``Order | tuple[Queued, int]``: `responses` has what comes with other statuses.
+    """
+    if get_origin(hint) in (Union, types.UnionType):
+        alone = [one for one in get_args(hint) if get_origin(one) is not tuple]
+        return reduce(or_, alone) if alone else hint
     if get_origin(hint) is tuple:
         first, *others = get_args(hint)
         if others and others[0] is not Ellipsis:

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from mainstay.resources.redis.batches import Batches
 from mainstay.service import Resource
 
 __all__ = ["CONNECT_TIMEOUT_SECONDS", "REPLY_TIMEOUT_SECONDS", "Redis", "connect"]
@@ -70,6 +71,7 @@ class Redis(Resource):
         self._aclients: WeakKeyDictionary[asyncio.AbstractEventLoop, redis.asyncio.Redis] = (
             WeakKeyDictionary()
         )
+        self._batches: WeakKeyDictionary[asyncio.AbstractEventLoop, Batches] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -107,6 +109,16 @@ class Redis(Resource):
                 self._aclients[loop] = client
             return client
 
+    @property
+    def batches(self) -> Batches:
+        """The batches of the running event loop: for what every request asks."""
+        loop = asyncio.get_running_loop()
+        found = self._batches.get(loop) if self._pid == os.getpid() else None
+        if found is None:  # nobody else makes this loop's
+            client = self.aclient
+            found = self._batches[loop] = Batches(client)
+        return found
+
     def ping(self) -> Mapping[str, object] | None:
         with redis.Redis.from_url(
             self.url,
@@ -126,7 +138,9 @@ class Redis(Resource):
 
     async def aclose(self) -> None:
         with self._here():
-            aclient = self._aclients.pop(asyncio.get_running_loop(), None)
+            loop = asyncio.get_running_loop()
+            aclient = self._aclients.pop(loop, None)
+            self._batches.pop(loop, None)
         if aclient is not None:
             await aclient.aclose()
         self.close()
@@ -135,6 +149,7 @@ class Redis(Resource):
         # The parent's sockets are the parent's: a child that used them would mix up replies. Its
         # lock may have been held by a thread that did not survive the fork.
         if self._pid != os.getpid():
-            self._lock, self._client, self._aclients = threading.Lock(), None, WeakKeyDictionary()
+            self._lock, self._client = threading.Lock(), None
+            self._aclients, self._batches = WeakKeyDictionary(), WeakKeyDictionary()
             self._pid = os.getpid()
         return self._lock

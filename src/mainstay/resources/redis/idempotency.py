@@ -19,6 +19,7 @@ import redis
 
 from mainstay.errors import Unavailable
 from mainstay.idempotency import Answer, Claim, Request, other_body, taken_over, under_way
+from mainstay.resources.redis.batches import Script
 from mainstay.resources.redis.client import Redis
 
 __all__ = ["RedisStore"]
@@ -28,13 +29,16 @@ _NOW = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
-_CLAIM = (
+_CLAIM = Script(
     _NOW
     + """
-local held = redis.call('HMGET', KEYS[1], 'fingerprint', 'status', 'headers', 'body', 'lease_until')
+local held = redis.call('HMGET', KEYS[1], 'fingerprint', 'status', 'headers', 'body', 'lease_until',
+                        'owner', 'epoch')
 if held[1] then
     if held[1] ~= ARGV[1] then return {'other'} end
     if held[2] then return {'answer', held[2], held[3], held[4]} end
+    -- Sent again by a client that did not hear the answer.
+    if held[6] == ARGV[2] then return {'mine', tonumber(held[7])} end
     if tonumber(held[5]) > now then return {'held', tonumber(held[5]) - now} end
 end
 local epoch = redis.call('HINCRBY', KEYS[1], 'epoch', 1)
@@ -44,18 +48,18 @@ redis.call('PEXPIRE', KEYS[1], math.max(tonumber(ARGV[3]), tonumber(ARGV[4])))
 return {'mine', epoch}
 """
 )
-_FINISH = """
+_FINISH = Script("""
 local held = redis.call('HMGET', KEYS[1], 'owner', 'status')
 if held[1] ~= ARGV[1] or held[2] then return 0 end
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'headers', ARGV[3], 'body', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1
-"""
-_FREE = """
+""")
+_FREE = Script("""
 local held = redis.call('HMGET', KEYS[1], 'owner', 'status')
 if held[1] == ARGV[1] and not held[2] then redis.call('DEL', KEYS[1]) end
 return 1
-"""
+""")
 
 
 class RedisStore:
@@ -75,34 +79,34 @@ class RedisStore:
     def claim(self, request: Request) -> Claim | Answer:
         owner = Claim.new_owner()
         with _translated():
-            reply = self._redis.client.eval(_CLAIM, 1, *self._asking(request, owner))
+            reply = _CLAIM.run(self._redis.client, *self._asking(request, owner))
         return _told(request, owner, reply)
 
     async def aclaim(self, request: Request) -> Claim | Answer:
         owner = Claim.new_owner()
         with _translated():
-            reply = await self._redis.aclient.eval(_CLAIM, 1, *self._asking(request, owner))
+            reply = await _CLAIM.arun(self._redis.batches, *self._asking(request, owner))
         return _told(request, owner, reply)
 
     def finish(self, session: object, claim: Claim, answer: Answer) -> None:
         with _translated():
-            kept = self._redis.client.eval(_FINISH, 1, *self._answering(claim, answer))
+            kept = _FINISH.run(self._redis.client, *self._answering(claim, answer))
         if not kept:
             raise taken_over()
 
     async def afinish(self, session: object, claim: Claim, answer: Answer) -> None:
         with _translated():
-            kept = await self._redis.aclient.eval(_FINISH, 1, *self._answering(claim, answer))
+            kept = await _FINISH.arun(self._redis.batches, *self._answering(claim, answer))
         if not kept:
             raise taken_over()
 
     def free(self, claim: Claim) -> None:
         with _translated():
-            self._redis.client.eval(_FREE, 1, _key(claim.scope), claim.owner)
+            _FREE.run(self._redis.client, _key(claim.scope), claim.owner)
 
     async def afree(self, claim: Claim) -> None:
         with _translated():
-            await self._redis.aclient.eval(_FREE, 1, _key(claim.scope), claim.owner)
+            await _FREE.arun(self._redis.batches, _key(claim.scope), claim.owner)
 
     def _asking(self, request: Request, owner: str) -> tuple[Any, ...]:
         lease_ms = _milliseconds(request.lease_seconds)

@@ -23,12 +23,15 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.engine import make_url
+from sqlalchemy.schema import BLANK_SCHEMA
 
 from mainstay.config import Settings, urls
 from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import migrate, tables
 
 __all__ = ["run"]
+
+_OF_OTHERS = (f"{tables.SCHEMA}_", *tables.OF_CELERY)
 
 
 def run(
@@ -71,11 +74,13 @@ def run(
 
 def _migrate(connection: Connection, target_metadata: MetaData | Sequence[MetaData]) -> None:
     every = [target_metadata] if isinstance(target_metadata, MetaData) else target_metadata
-    schemas = {table.schema for metadata in every for table in metadata.tables.values()}
     sqlite = connection.dialect.name == "sqlite"
+    if sqlite:
+        every = [_without_schemas(metadata) for metadata in every]
+    schemas = {table.schema for metadata in every for table in metadata.tables.values()}
     context.configure(
         connection=connection,
-        target_metadata=target_metadata,
+        target_metadata=every,
         include_schemas=bool(schemas - {None}),
         include_name=_only(schemas | {None}),
         render_item=_render,
@@ -87,13 +92,25 @@ def _migrate(connection: Connection, target_metadata: MetaData | Sequence[MetaDa
         context.run_migrations()
 
 
+def _without_schemas(metadata: MetaData) -> MetaData:
+    """Return the tables as SQLite has them."""
+    if not any(table.schema for table in metadata.tables.values()):
+        return metadata
+    bare = MetaData(naming_convention=metadata.naming_convention)
+    for table in metadata.tables.values():
+        table.to_metadata(bare, schema=None, referred_schema_fn=lambda *_: BLANK_SCHEMA)  # type: ignore[arg-type]  # it takes both
+    return bare
+
+
 def _only(schemas: set[str | None]) -> Any:
-    """Look at the schemas that the models name, and at no table of Mainstay's."""
+    """Look at the schemas that the models name, and at no table of Mainstay's, or of Celery's
+    results, which Celery makes by itself.
+    """
 
     def include(name: str | None, kind: str, parents: Mapping[str, str | None]) -> bool:
         if kind == "schema":
             return name in schemas
-        return kind != "table" or not (name or "").startswith(f"{tables.SCHEMA}_")
+        return kind != "table" or not (name or "").startswith(_OF_OTHERS)
 
     return include
 

@@ -44,6 +44,8 @@ class Database(Resource):
         async_url: The same for asyncio, where it needs options of its own.
         models: The modules that define the tables, ``"data.models"``; the folder around their
             package is where the service's migrations are looked for.
+        schema: What the tables name as their schema, where they do; SQLite, which has no schemas,
+            has them without.
         statement_timeout_seconds: One statement, on the server.
         lock_timeout_seconds: Wait for a lock.
         idle_in_transaction_timeout_seconds: A transaction that sends nothing;
@@ -60,12 +62,14 @@ class Database(Resource):
         url: str | None = None,
         async_url: str | None = None,
         models: str | Sequence[str] = (),
+        schema: str | None = None,
         statement_timeout_seconds: float = 10.0,
         lock_timeout_seconds: float = 2.0,
         idle_in_transaction_timeout_seconds: float | None = None,
         optional: bool = False,
     ) -> None:
         self.models = (models,) if isinstance(models, str) else tuple(models)
+        self.schema = schema
         self.optional = optional
         self._url = url
         self._async_url = async_url
@@ -229,7 +233,7 @@ class Database(Resource):
                         echo=self._echo(),
                         traces=self._traces(),
                     )
-                    open_.views = _Views(made, made.name)
+                    open_.views = _Views(made, made.name, self.schema)
         return open_.views
 
     @property
@@ -245,7 +249,7 @@ class Database(Resource):
                 echo=self._echo(),
                 traces=self._traces(),
             )
-            views = _Views(made, made.name)
+            views = _Views(made, made.name, self.schema)
             with open_.lock:
                 open_.forget_closed_loops()
                 open_.async_views[loop] = views
@@ -333,9 +337,11 @@ class _Open:
 class _Views(Generic[E]):
     """One engine, and the same with the options of each kind of use; they share its pool."""
 
-    def __init__(self, engine: E, dialect: str) -> None:
+    def __init__(self, engine: E, dialect: str, schema: str | None) -> None:
         at_once: dict[str, object] = {}
         reading: dict[str, object] = {READ_ONLY: True}
+        if dialect == "sqlite" and schema is not None:
+            engine = engine.execution_options(schema_translate_map={schema: None})
         if dialect == "postgresql":
             at_once = {"isolation_level": "AUTOCOMMIT"}
             reading = {"postgresql_readonly": True}

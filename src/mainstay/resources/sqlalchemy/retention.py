@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mainstay.config import Settings
-from mainstay.resources.sqlalchemy import inbox
+from mainstay.resources.sqlalchemy import inbox, workflows
 from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.idempotency import DatabaseStore
 from mainstay.resources.sqlalchemy.outbox import Outbox
@@ -18,8 +18,8 @@ _DEAD_LETTERS = Statement("delete from {dead_letters} where died_at <= :before+s
 def purge(database: Database, settings: Settings) -> dict[str, int]:
     """Delete what its retention setting says is old; returns how many rows of each table.
 
-    Keys whose request is under way stay, however old; so do tasks that have not ended, and
-    messages that have not left.
+    Keys whose request is under way stay, however old; so do tasks that have not ended, workflows
+    of which something is under way, and messages that have not left.
     """
     keys = DatabaseStore(database, ttl_seconds=settings.idempotency_ttl_seconds)
     status = TaskStatuses(database)
@@ -27,6 +27,9 @@ def purge(database: Database, settings: Settings) -> dict[str, int]:
         "inbox": inbox.purge(database, older_than_seconds=settings.inbox_retention_seconds),
         "outbox": Outbox(database).purge(older_than_seconds=settings.outbox_retention_seconds),
         "idempotency_keys": keys.purge(),
+        "workflows": workflows.purge(
+            database, older_than_seconds=settings.workflow_retention_seconds
+        ),
         "task_status": status.purge(older_than_seconds=settings.task_status_retention_seconds),
         "dead_letters": _purge_dead_letters(database, settings.dead_letter_retention_seconds),
     }

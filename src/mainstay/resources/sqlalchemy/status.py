@@ -142,7 +142,14 @@ _REOPEN = Statement(
     """
 )
 _FORGET = Statement("delete from {task_status} where task_id = :task_id returning 1")
-_PURGE = Statement("delete from {task_status} where finished_at <= :before+seconds returning 1")
+# The status of a step is kept for as long as its workflow.
+_PURGE = Statement(
+    """
+    delete from {task_status} as held where held.finished_at <= :before+seconds and not exists (
+        select 1 from {workflow_steps} as step where step.task_id = held.task_id)
+    returning 1
+    """
+)
 
 
 class TaskStatuses:

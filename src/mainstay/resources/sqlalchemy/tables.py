@@ -32,10 +32,26 @@ from sqlalchemy import (
 )
 from typing_extensions import override
 
-__all__ = ["SCHEMA", "Moment", "json_type", "metadata", "name_of", "names", "schema_of", "table"]
+__all__ = [
+    "OF_CELERY",
+    "SCHEMA",
+    "Moment",
+    "json_type",
+    "metadata",
+    "name_of",
+    "names",
+    "schema_of",
+    "table",
+]
 
 SCHEMA = "mainstay"
-_NAMES = ("inbox", "outbox", "idempotency_keys", "dead_letters", "task_status")
+OF_CELERY = ("celery_taskmeta", "celery_tasksetmeta")
+"""What Celery makes by itself in a database that is its result backend: no migration's concern."""
+
+_NAMES = (
+    *("inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
+    *("workflows", "workflow_steps", "schedule"),
+)
 
 
 class Moment(TypeDecorator[datetime]):
@@ -196,5 +212,34 @@ def metadata(dialect: str) -> MetaData:
         Column("finished_at", Moment),
         Column("updated_at", Moment, nullable=False),
         indexed=(("created_at", "task_id"), ("state", "created_at", "task_id"), ("finished_at",)),
+    )
+    add(
+        "workflows",
+        Column("id", String(255), primary_key=True),
+        Column("name", String(255), nullable=False),
+        Column("correlation_id", String(128)),
+        Column("created_at", Moment, nullable=False),
+        Column("updated_at", Moment, nullable=False),
+        indexed=(("created_at", "id"),),
+    )
+    add(
+        "workflow_steps",
+        Column("task_id", String(255), primary_key=True),
+        Column("workflow_id", String(255), nullable=False),
+        Column("position", Integer, nullable=False),
+        Column("name", String(255), nullable=False),
+        Column("signature", Text, nullable=False),
+        Column("needs", json_type(), nullable=False),
+        Column("takes", json_type()),
+        Column("following", json_type(), nullable=False),
+        Column("waits_for", Integer, nullable=False),
+        Column("attempts_before", Integer, nullable=False),
+        indexed=(("workflow_id", "position"),),
+    )
+    add(
+        "schedule",
+        Column("name", String(255), primary_key=True),
+        Column("ticked_at", Moment, nullable=False),
+        indexed=(),
     )
     return made

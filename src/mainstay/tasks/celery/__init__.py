@@ -13,9 +13,11 @@ from mainstay.tasks.celery.app import (  # noqa: E402 - the extra is checked fir
 )
 from mainstay.tasks.celery.base import Task  # noqa: E402 - likewise
 from mainstay.tasks.celery.queues import TaskQueue  # noqa: E402 - likewise
+from mainstay.tasks.celery.settings import CelerySettings  # noqa: E402 - likewise
 
 __all__ = [
     "App",
+    "CelerySettings",
     "Task",
     "TaskQueue",
     "asend",

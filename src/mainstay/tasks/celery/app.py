@@ -17,11 +17,12 @@ import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import celery
+from amqp import PreconditionFailed
 from celery.app import backends
 from celery.app.amqp import AMQP
 from celery.utils import uuid
@@ -46,8 +47,10 @@ from mainstay.tasks.celery.queues import DELIVERY_LIMIT, DeclaredQueues, TaskQue
 from mainstay.tasks.celery.recording import Recorder
 from mainstay.tasks.celery.reports import Reports
 from mainstay.tasks.celery.senders import Senders
+from mainstay.tasks.celery.settings import CelerySettings
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
-from mainstay.tasks.celery.worker import WorkerSide
+from mainstay.tasks.celery.worker import WorkerSide, leave
+from mainstay.tasks.celery.workflows import WORKFLOW, Workflows
 from mainstay.tasks.effects import takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
 
@@ -78,7 +81,8 @@ def create_celery_app(
         service: The service, or its settings, which then make one.
         autodiscover_paths: Modules that define tasks, imported when a worker starts; a package
             stands for its module ``tasks`` too.
-        queues: What else than the default queue is consumed and sent to.
+        queues: What else than the default queue is consumed and sent to, beside those of its
+            :class:`~mainstay.tasks.celery.CelerySettings`.
         name: Celery's own name of the application: the prefix of tasks in ``__main__``.
     """
     return App(Service.of(service), modules=autodiscover_paths, queues=queues, name=name)
@@ -156,6 +160,18 @@ class TaskAMQP(AMQP):
         made: DeclaredQueues = queues
         return made
 
+    def TaskConsumer(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - likewise
+        try:
+            return super().TaskConsumer(*args, **kwargs)
+        except PreconditionFailed as error:
+            # Celery would take it for a connection that broke, and try again for ever.
+            leave(
+                Misconfigured(
+                    f"a queue is declared otherwise on the broker ({error.reply_text}): delete it "
+                    "there when it is empty, or declare it in the code as it is there"
+                )
+            )
+
     queues_cls = DeclaredQueues
 
 
@@ -176,8 +192,8 @@ class App(celery.Celery):
     ) -> None:
         super().__init__(main=name)
         self.service = service
-        self.task_queues = tuple(queues)
-        self._delivery_limits = {queue.name: queue.delivery_limit for queue in queues}
+        self._given_queues = tuple(queues)
+        self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
         self._senders = Senders()
@@ -239,9 +255,30 @@ class App(celery.Celery):
 
     # --- asked by tasks --------------------------------------------------------------------
 
+    @cached_property
+    def task_queues(self) -> Sequence[TaskQueue]:
+        """The queues that are declared: those of the settings, and what was given beside them."""
+        settings = self.service.settings
+        listed = settings.task_queues if isinstance(settings, CelerySettings) else ()
+        return (*listed, *self._given_queues)
+
     def delivery_limit_of(self, queue: str) -> int:
         """After so many unfinished deliveries a message of *queue* is a dead letter."""
         return self._delivery_limits.get(queue, DELIVERY_LIMIT)
+
+    def is_uncounted(self, queue: str) -> bool:
+        """Is *queue* one whose broker does not count how often it delivers a message?"""
+        return queue in self._classic_queues
+
+    @cached_property
+    def _classic_queues(self) -> frozenset[str]:
+        if transport_of(self.conf.broker_url) != "amqp":
+            return frozenset()
+        return frozenset(queue.name for queue in self.task_queues if queue.kind == "classic")
+
+    @cached_property
+    def _delivery_limits(self) -> Mapping[str, int]:
+        return {queue.name: queue.delivery_limit for queue in self.task_queues}
 
     @property
     def database(self) -> Database:
@@ -284,7 +321,8 @@ class App(celery.Celery):
             result = super().send_task(
                 name, args, kwargs, task_id=id, producer=recorder, headers=headers, **options
             )
-            message, is_tracked = recorder.message(id, name), self._is_tracked(name, options)
+            message = recorder.message(id, name)
+            is_tracked = self._is_tracked(name, headers, options)
             own = outbox.database.session() if session is None else nullcontext(session)
             with own as unit:
                 outbox.put(unit, message, delay_seconds=delay, is_tracked=is_tracked)
@@ -348,21 +386,32 @@ class App(celery.Celery):
             "Service(settings, Database(…))"
         )
 
-    def _is_tracked(self, name: str, options: Mapping[str, Any]) -> bool:
-        task = self._tasks.get(name)
-        if options.get("retries") or not getattr(task, "track_status", True):
+    def _is_tracked(
+        self, name: str, headers: Mapping[str, Any], options: Mapping[str, Any]
+    ) -> bool:
+        if options.get("retries"):
             return False
-        return not name.startswith("celery.")
+        if WORKFLOW in headers:
+            return True
+        task = self._tasks.get(name)
+        return getattr(task, "track_status", True) and not name.startswith("celery.")
 
     def _note_sent(
         self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
     ) -> bool:
-        if not self._is_tracked(name, options):
+        if not self._is_tracked(name, headers, options):
             return False
+        return self.reports.sent(
+            id, name, self._queue_of(name, options), headers[CORRELATION_ID], None
+        )
+
+    def _queue_of(self, name: str, options: Mapping[str, Any]) -> str:
+        """Return where Celery will send a task."""
         task = self._tasks.get(name)
         queue = options.get("queue") or getattr(task, "queue", None)
-        queue_name = str(getattr(queue, "name", queue) or self.conf.task_default_queue)
-        return self.reports.sent(id, name, queue_name, headers[CORRELATION_ID], None)
+        if queue is None and self.conf.task_routes:
+            queue = self.amqp.router.route({}, name, task_type=task).get("queue")
+        return str(getattr(queue, "name", queue) or self.conf.task_default_queue)
 
     def _declare_delays(self) -> None:
         """Declare what carries a delay on RabbitMQ; a worker does so too, but may come later, and

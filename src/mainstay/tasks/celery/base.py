@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import celery
+from typing_extensions import override
 
-from mainstay.errors import Misconfigured
+from mainstay.errors import Bury, Misconfigured
 from mainstay.pipeline import drive, stations
 from mainstay.retries import Backoff
 from mainstay.tasks.celery.entry import TaskEntry
 from mainstay.tasks.celery.profiles import Profile, acknowledgement, soft_limit
+from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.effects import check_session
 
 if TYPE_CHECKING:
@@ -67,6 +69,15 @@ class Task(celery.Task):
         if self.request.called_directly:
             return super().__call__(*args, **kwargs)
         return drive(stations(TaskEntry(self, args, kwargs), self.app.service))
+
+    @override
+    def replace(self, sig: Any) -> Any:
+        if workflow_of(self.request):
+            raise Bury(
+                f"{self.name} is a step of a workflow, whose steps are written down before they "
+                "are done: start another workflow instead of replacing it"
+            )
+        return super().replace(sig)
 
     def progress(self, current: int, total: int, **meta: Any) -> None:
         """Tell how far the task is; those who ask for its status see it.

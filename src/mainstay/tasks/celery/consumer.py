@@ -87,6 +87,8 @@ class GuardedConsumer(Consumer):
         broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
 
         def on_message(message: Any) -> None:
+            if self._counted(message):
+                return
             deliveries = self.app.delivery_limit_of(self.queue_of(message))
             found = surprise(message, limits(deliveries))
             if found is None:
@@ -104,6 +106,18 @@ class GuardedConsumer(Consumer):
             self.bury(message, found)
 
         return on_message
+
+    def _counted(self, message: Any) -> bool:
+        """Count a delivery where RabbitMQ does not: a classic queue only says that there was one.
+        Says whether the message comes again, with its number.
+        """
+        if not message.delivery_info.get("redelivered"):
+            return False
+        queue = self.queue_of(message)
+        if not self.app.is_uncounted(queue) or not self.app.undertaker.put_back(message, queue):
+            return False
+        message.ack_log_error(logger, self.connection_errors)
+        return True
 
     def bury(self, message: Any, found: Surprise) -> None:
         """Put *message* among the dead letters of its queue."""

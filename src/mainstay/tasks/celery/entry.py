@@ -16,9 +16,12 @@ from mainstay.deadletters import reason_of
 from mainstay.errors import AlreadyDone, Bury
 from mainstay.pipeline import Entry, Step, outcome_of
 from mainstay.retries import RetryIn, decide
+from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.effects import Effect
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from mainstay.tasks.celery.base import Task
     from mainstay.traces import SpanKind
 
@@ -51,6 +54,7 @@ class TaskEntry(Entry[Any]):
         self._kwargs = kwargs
         self._request = task.request
         self._attempt = int(self._request.retries or 0) + 1
+        self._is_step = bool(workflow_of(self._request))
         self._headers = self._carried()
 
     @property
@@ -158,6 +162,8 @@ class TaskEntry(Entry[Any]):
         if not self._task.app.reports.started(self._task, self._attempt):
             # Workers forget what was called off when they restart; its status does not.
             raise Ignore("called off")
+        if self._is_step and self._task.app.reports.is_done(self._request.id):
+            return self._done_before()
         return self._run()
 
     @property
@@ -167,18 +173,35 @@ class TaskEntry(Entry[Any]):
     def _run(self) -> Any:
         """Do the body, inside a unit of work when it asks for a session."""
         task = self._task
-        if not self._has_unit:
+        if self._has_unit:
+            with self._effect.session() as session:
+                result = task.run(*self._args, session=session, **self._kwargs)
+                is_noted = self._conclude(session, result)
+                failpoints.reach("tasks.before_commit")
+            failpoints.reach("tasks.after_commit")
+        else:
             result = task.run(*self._args, **self._kwargs)
-            task.app.reports.succeeded(task, self._attempt, result)
-            return result
-        with self._effect.session() as session:
-            result = task.run(*self._args, session=session, **self._kwargs)
-            in_transaction = task.app.reports.succeeded_in(session, task, self._attempt, result)
-            failpoints.reach("tasks.before_commit")
-        failpoints.reach("tasks.after_commit")
-        if not in_transaction:
+            is_noted = self._is_step
+            if self._is_step:
+                with self._effect.session() as session:
+                    self._conclude(session, result)
+        if not is_noted:
             task.app.reports.succeeded(task, self._attempt, result)
         return result
+
+    def _conclude(self, session: Session, result: Any) -> bool:
+        """Say in the transaction of the effect that the task is done, and send what follows a step.
+        Says whether the former was possible.
+        """
+        task, reports = self._task, self._task.app.reports
+        if not reports.keeps_in_transactions(task):
+            return False
+        counts = reports.succeeded_in(session, task, self._attempt, result)
+        if self._is_step:
+            if not counts:
+                raise _TakenOver("it is done, called off or given up")
+            task.app.workflows.passed(session, str(self._request.id))
+        return True
 
     def _done_before(self) -> Any:
         """Return what the first delivery returned: its worker may have died before it sent what

@@ -69,7 +69,6 @@ def was_stored(message: Any) -> None:
 def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
     """Return the dead letter of *message*, whatever is wrong with it."""
     headers = message.headers if isinstance(message.headers, dict) else {}
-    body = message.body
     return DeadLetter(
         id=_text(headers.get("id")) or _text(message.properties.get("correlation_id")),
         kind="task",
@@ -82,7 +81,7 @@ def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
             for name, value in list(headers.items())[:_HEADERS]
             if value is not None and name != PRINCIPAL_TOKEN
         },
-        body=body if isinstance(body, bytes) else str(body or "").encode(errors="replace"),
+        body=_bytes_of(message),
         envelope=envelope,
     )
 
@@ -108,11 +107,9 @@ class Undertaker:
     def copy(self, message: Any, queue: str) -> bool:
         """Store *message* among the dead letters of *queue*; says whether that is certain."""
         letter = letter_of(message, queue=queue)
-        headers = dict(message.headers) if isinstance(message.headers, dict) else {}
         # A token is over long before anybody retries, and nobody who looks here is to have it.
+        headers = _headers_now(message)
         headers.pop(PRINCIPAL_TOKEN, None)
-        if not message.errors:
-            headers.pop("compression", None)  # kombu has decompressed the body
         headers |= headers_of(letter)
         try:
             self._store(letter, message, headers)
@@ -123,6 +120,26 @@ class Undertaker:
                 queue,
                 letter.reason,
                 type(error).__name__,
+            )
+            return False
+        return True
+
+    def put_back(self, message: Any, queue: str) -> bool:
+        """Put a copy of *message* into its *queue*, with its delivery counted; says whether that is
+        certain. For a queue that does not count by itself.
+        """
+        headers = _headers_now(message)
+        count = headers.get(DELIVERIES) or 0
+        if not isinstance(count, int):
+            return False
+        headers[DELIVERIES] = count + 1
+        properties = {**message.properties, "application_headers": headers}
+        properties.pop("delivery_mode", None)  # the publisher's
+        try:
+            self._publish(_bytes_of(message), queue, properties)
+        except Exception as error:  # noqa: BLE001 - it is then done without being counted
+            logger.warning(
+                "a delivery from %s could not be counted (%s)", queue, type(error).__name__
             )
             return False
         return True
@@ -156,11 +173,14 @@ class Undertaker:
             "correlation_id": letter.id,
             "application_headers": headers,
         }
+        self._publish(letter.body, dead, properties)
+
+    def _publish(self, body: bytes, routing_key: str, properties: dict[str, Any]) -> None:
         publisher = self._here()
         try:
-            publisher.publish(letter.body, routing_key=dead, properties=properties)
+            publisher.publish(body, routing_key=routing_key, properties=properties)
         except (NotConnected, Disconnected):
-            publisher.publish(letter.body, routing_key=dead, properties=properties)
+            publisher.publish(body, routing_key=routing_key, properties=properties)
 
     def _here(self) -> Publisher:
         # A connection of its own. On the one that consumes, waiting for the confirm would handle
@@ -172,6 +192,19 @@ class Undertaker:
                 lambda: connect(url, confirm_publish=True, heartbeat_seconds=0)
             )
         return self._publisher
+
+
+def _headers_now(message: Any) -> dict[str, Any]:
+    """Return the headers of *message* as they fit its body now."""
+    headers = dict(message.headers) if isinstance(message.headers, dict) else {}
+    if not message.errors:
+        headers.pop("compression", None)  # kombu has decompressed the body
+    return headers
+
+
+def _bytes_of(message: Any) -> bytes:
+    body = message.body
+    return body if isinstance(body, bytes) else str(body or "").encode(errors="replace")
 
 
 def _text(value: object) -> str:

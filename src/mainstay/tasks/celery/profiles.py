@@ -14,7 +14,7 @@ import celery
 
 from mainstay.config import urls
 from mainstay.errors import Misconfigured
-from mainstay.tasks.celery.queues import TaskQueue
+from mainstay.tasks.celery.queues import TaskQueue, all_problems
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
@@ -84,7 +84,12 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
     broker = str(settings.need("celery_broker_url"))
     transport = transport_of(broker)
     default = settings.celery_default_queue
-    declared = {queue.name: queue for queue in (TaskQueue(name=default), *queues)}
+    if all(queue.name != default for queue in queues):
+        queues = (TaskQueue(name=default), *queues)
+    if problems := all_problems(queues):
+        raise Misconfigured(
+            "the queues of tasks cannot be as they are:\n  " + "\n  ".join(problems)
+        )
     hard = settings.celery_task_time_limit
     conf: dict[str, Any] = {
         # Only JSON is ever read: a pickle can do anything.
@@ -106,7 +111,7 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
         "broker_channel_error_retry": True,
         "broker_transport_options": _transport_options(transport),
         # --- queues
-        "task_queues": [queue.declared(transport) for queue in declared.values()],
+        "task_queues": [queue.declared(transport) for queue in queues],
         "task_default_queue": default,
         "task_default_queue_type": "quorum",
         "task_default_exchange_type": "topic" if transport == "amqp" else "direct",
@@ -136,6 +141,8 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
         "worker_redirect_stdouts": False,
         "worker_lost_wait": 2.0,
         "worker_send_task_events": False,
+        # --- beat
+        "beat_scheduler": f"{_ROOM}.beat:Scheduler",
         # --- results, for those who ask for them
         "result_extended": True,
         "result_expires": 86_400,
@@ -166,7 +173,7 @@ def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[
     """Say which of Celery's settings lose or double work, each with what to change."""
     found: list[str] = []
     transport = transport_of(str(conf["broker_url"]))
-    found += (problem for queue in queues for problem in queue.problems())
+    found += (problem for queue in queues for problem in queue.unknown_to(transport))
     if not conf["task_acks_late"]:
         found.append(
             "task_acks_late is off: a task is lost when its worker dies: leave it on "

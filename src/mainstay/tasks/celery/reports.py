@@ -18,6 +18,7 @@ from mainstay import forks
 from mainstay.errors import Retry
 from mainstay.retries import is_transient
 from mainstay.tasks.celery.statuses import store_of
+from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.tasks.telling import error_of, plain, result_of
 from mainstay.taskstates import ANY_EPOCH
@@ -67,7 +68,7 @@ class Reports:
 
     def started(self, task: Task, attempt: int) -> bool:
         """A worker is about to begin the task; says whether it may: nobody has called it off."""
-        store = self.store if task.track_status else None
+        store = self.store if _is_tracked(task) else None
         if store is None:
             return True
         context = contexts.current()
@@ -78,6 +79,7 @@ class Reports:
                 state=State.STARTED,
                 attempts=attempt,
                 epoch=_epoch_of(task),
+                worker=str(task.request.hostname or ""),
                 correlation_id="" if context is None else context.correlation_id,
             )
         )
@@ -101,9 +103,17 @@ class Reports:
             return False
         return status is not None and status.state is State.SUCCESS
 
+    def is_revoked(self, id: str) -> bool:
+        """Does the status of a task say that it was called off? Not where nobody can be asked."""
+        try:
+            status = None if self.store is None else self.store.find(id)
+        except Retry:
+            return False
+        return status is not None and status.state is State.REVOKED
+
     def progress(self, task: Task, told: dict[str, Any]) -> None:
         """The task tells how far it is."""
-        if task.track_status and task.request.id:
+        if _is_tracked(task) and task.request.id:
             attempt = int(task.request.retries or 0) + 1
             self._tell(
                 TaskStatus(
@@ -115,31 +125,30 @@ class Reports:
                 )
             )
 
+    def keeps_in_transactions(self, task: Task) -> bool:
+        """Can what is said of the task be part of a transaction of its service's database?"""
+        return _is_tracked(task) and hasattr(self.store, "afind")
+
     def succeeded_in(self, session: Any, task: Task, attempt: int, result: Any) -> bool:
-        """The task is done; noted in the transaction of its effect where the store is in that
-        database. Says whether it was.
+        """The task is done, by the transaction of its effect. Says whether that counts: nobody has
+        called it off meanwhile, or given it up.
         """
         store = self.store
-        if store is None or not task.track_status:
-            return True
-        if not hasattr(store, "afind"):
-            return False
-        store.record(_success(task, attempt, result), session=session)
-        return True
+        return store is not None and store.record(_success(task, attempt, result), session=session)
 
     def succeeded(self, task: Task, attempt: int, result: Any) -> None:
         """The task is done."""
-        if task.track_status:
+        if _is_tracked(task):
             self._tell(_success(task, attempt, result), pauses=_LAST_WORD_PAUSES_SECONDS)
 
     def retrying(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed in passing."""
-        if task.track_status:
+        if _is_tracked(task):
             self._tell(_turn(task, State.RETRYING, attempt, error_of(error)))
 
     def failed(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed for good."""
-        if task.track_status:
+        if _is_tracked(task):
             status = _turn(task, State.FAILURE, attempt, error_of(error))
             self._tell(status, pauses=_LAST_WORD_PAUSES_SECONDS)
 
@@ -200,6 +209,10 @@ class Reports:
             in_child = self._app.worker.is_child
             self._store = store_of(self._app.service, keeps_connection=in_child)
             self._generation = forks.generation()
+
+
+def _is_tracked(task: Task) -> bool:
+    return task.track_status or bool(workflow_of(task.request))
 
 
 def _success(task: Task, attempt: int, result: Any) -> TaskStatus:

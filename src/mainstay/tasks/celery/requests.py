@@ -12,10 +12,12 @@ from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.request import task_ready
+from celery.worker.state import revoked
 
 from mainstay.deadletters import reason_of
 from mainstay.tasks.celery.letters import note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.telling import detail_of, plain
 
 if TYPE_CHECKING:
@@ -34,6 +36,14 @@ class Request(CeleryRequest):
     _app: App
     _must_end = False
     _last_words: tuple[str, str] | None = None
+
+    def revoked(self) -> bool:
+        # Workers remember what was called off for as long as they run, and for all that was sent
+        # under that id since then.
+        is_again = self.id in revoked and AGAIN in self.request_dict
+        if is_again and not self._app.reports.is_revoked(self.id):
+            revoked.discard(self.id)
+        return bool(super().revoked())
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft:

@@ -134,6 +134,7 @@ class DatabaseStatuses:
                     name=status.name,
                     queue=status.queue,
                     attempt=status.attempts,
+                    worker=status.worker or None,
                     correlation_id=correlation_id,
                     epoch=epoch,
                     session=session,
@@ -184,7 +185,7 @@ class RedisStatuses:
 
     def record(self, status: TaskStatus, *, session: Any = None) -> bool:
         fields: dict[str, str | bytes] = {}
-        for name in ("name", "queue", "correlation_id"):
+        for name in ("name", "queue", "worker", "correlation_id"):
             if value := getattr(status, name):
                 fields[name] = value
         for name, value in (("meta", status.meta), ("error", status.error)):
@@ -264,6 +265,7 @@ def _of_hash(kept: Mapping[bytes, bytes]) -> TaskStatus:
         meta=parsed(b"meta") or {},
         result=parsed(b"result"),
         error=parsed(b"error"),
+        worker=text(b"worker"),
         correlation_id=text(b"correlation_id"),
         updated_at=float(text(b"updated_at") or 0),
     )
@@ -281,6 +283,7 @@ def _of_record(row: TaskRecord | None) -> TaskStatus | None:
         meta=row.progress if isinstance(row.progress, dict) else {},
         result=row.result,
         error=row.error if isinstance(row.error, dict) and row.error else None,
+        worker=row.worker or "",
         correlation_id=row.correlation_id or "",
         updated_at=row.updated_at.timestamp(),
     )

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.consumer import GuardedConsumer
 
-__all__ = ["WorkerSide"]
+__all__ = ["WorkerSide", "leave"]
 
 LOOP_LIMIT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
@@ -90,6 +90,11 @@ class WorkerSide:
         self.beat()
 
     @property
+    def is_inside(self) -> bool:
+        """Is this another process than the worker's own, made by it?"""
+        return self._pid not in (0, os.getpid())
+
+    @property
     def is_taking(self) -> bool:
         """Should the worker be taking what waits: connected, and with somebody free?"""
         worker = self._worker
@@ -128,7 +133,7 @@ class WorkerSide:
                 processes.prepare_for_children()
             self._monitor = Monitor(service, settings.host, settings.metrics_port)
         except Misconfigured as error:
-            _leave(error)
+            leave(error)
         self.beat()
 
     def _on_setup_logging(self, **_: Any) -> None:
@@ -296,7 +301,8 @@ def _keep_what_is_imported() -> None:
     gc.freeze()
 
 
-def _leave(error: Misconfigured) -> NoReturn:
+def leave(error: Misconfigured) -> NoReturn:
+    """End a process that must not start, with what to change."""
     sys.stderr.write(f"{error}\n")
     sys.stderr.flush()
     raise SystemExit(error.exit_code) from error

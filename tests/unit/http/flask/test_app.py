@@ -113,6 +113,16 @@ def test_a_service_that_asks_for_tokens_needs_a_key_for_them() -> None:
         create_app(Settings(env="test", service_name="orders", auth_required=True))
 
 
+def test_settings_that_an_application_cannot_do_without_are_named_at_once() -> None:
+    settings = Settings(env="test", service_name="orders", redis_url="redis://h")
+    with pytest.raises(Misconfigured) as refused:
+        create_app(settings, needs=("secret_key", "redis_url", "database_url"))
+    for variable in ("FLASK_SECRET_KEY", "DATABASE_URL"):
+        assert variable in str(refused.value)
+    assert "REDIS_URL" not in str(refused.value)
+    create_app(settings, needs=("redis_url",))
+
+
 # --- what Flask people expect ---------------------------------------------------------------
 
 

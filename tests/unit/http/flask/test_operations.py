@@ -201,6 +201,28 @@ def test_an_answer_that_is_not_what_was_promised_is_our_failure(
     assert client.get("/order").status_code == 500
 
 
+class Queued(BaseModel):
+    ticket: int
+
+
+def test_an_answer_of_another_status_is_the_one_that_is_promised_there(
+    app: Flask, client: FlaskClient
+) -> None:
+    @app.post("/orders/<when>")
+    @operation(responses={202: Queued})
+    def create(when: str) -> Order | tuple[Queued, int]:
+        return Order(name="a") if when == "now" else (Queued(ticket=7), 202)
+
+    assert client.post("/orders/now").json == {"name": "a", "lines": []}
+    answer = client.post("/orders/later")
+    assert (answer.status_code, answer.json) == (202, {"ticket": 7})
+    document: Any = client.get("/api/v1/openapi.json").json
+    responses = document["paths"]["/orders/{when}"]["post"]["responses"]
+    for status, model in {"200": "Order", "202": "Queued"}.items():
+        schema = responses[status]["content"]["application/json"]["schema"]
+        assert schema == {"$ref": f"#/components/schemas/{model}"}
+
+
 def test_status_and_headers_may_come_with_the_answer(app: Flask, client: FlaskClient) -> None:
     @app.post("/orders")
     @operation(status=201)

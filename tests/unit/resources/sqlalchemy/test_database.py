@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import Column, MetaData, Table, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, SQLModel, col
 
@@ -252,3 +252,14 @@ def test_one_event_loop_after_the_other_collects_no_engines(database: Database) 
     for _ in range(3):
         asyncio.run(once())
     assert len(database._open.async_views) == 1
+
+
+async def test_tables_of_a_schema_have_none_on_sqlite(database: Database) -> None:
+    notes = Table("database_notes", MetaData(schema="tbc"), Column("text"))
+    within = Database(url=database.url, schema="tbc")
+    with within.session() as session:
+        session.execute(notes.insert().values(text="one"))
+    assert texts(database) == ["one"]
+    async with within.asession(read_only=True) as session:
+        assert await session.scalar(select(notes.c.text)) == "one"
+    await within.aclose()

@@ -78,16 +78,6 @@ def test_each_queue_has_its_own_delivery_limit() -> None:
     assert limits == [50, 1, 5, 5]
 
 
-def test_a_classic_queue_needs_a_reason() -> None:
-    assert TaskQueue(name="q", kind="classic").problems()
-    assert (
-        TaskQueue(name="q", kind="classic", classic_because="priorities", max_priority=9).problems()
-        == []
-    )
-    with pytest.raises(Misconfigured, match="classic_because"):
-        TaskQueue(name="q", kind="classic").declared("amqp")
-
-
 def test_a_queue_has_its_dead_letters_and_its_limits() -> None:
     queue: Any = TaskQueue(name="q", ttl_seconds=1.5, max_length=10).declared("amqp")
     assert queue.exchange.type == "topic"

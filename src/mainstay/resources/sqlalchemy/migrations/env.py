@@ -16,7 +16,7 @@ def _is_ours(name: str | None, kind: str, parents: Any) -> bool:
         return name == schema
     if kind == "table" and schema is None:
         return (name or "").startswith(f"{tables.SCHEMA}_")
-    return True
+    return kind != "table" or name not in tables.OF_CELERY
 
 
 context.configure(

@@ -1,0 +1,1 @@
+"""The books service: groups and types of book files, their pages, and an importer of records."""

@@ -1,0 +1,1 @@
+"""The contracts service: each contract is validated, rendered and made known, step by step."""

@@ -1,0 +1,1 @@
+"""What the contracts service can be told from outside, and the queues that it has."""

@@ -1,0 +1,1 @@
+"""What the contracts service answers over HTTP."""

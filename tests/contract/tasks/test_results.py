@@ -1,0 +1,88 @@
+"""Who wants Celery's own results has them, with all that Celery knows of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from celery import chord
+from celery.canvas import Signature
+from celery.result import AsyncResult
+
+from mainstay.config import Settings
+from mainstay.tasks.celery import App, create_celery_app
+from tests.contract.tasks.rooms import CeleryRoom
+
+
+@pytest.fixture(params=["rabbitmq and postgresql", "redis and redis", "redis and sqlite"])
+def asked(request: pytest.FixtureRequest) -> Iterator[tuple[CeleryRoom, App, str]]:
+    """A room, an application that reads results, and where they are."""
+    broker, _and, kind = str(request.param).partition(" and ")
+    server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
+    room = server.another()
+    if kind == "postgresql":
+        url = request.getfixturevalue("database_url")
+    elif kind == "redis":
+        url = server.url
+    else:
+        url = f"sqlite:///{room.effects_file}.db"
+    settings = Settings(
+        env="test",
+        celery_broker_url=room.url,
+        celery_default_queue=room.queue,
+        celery_result_backend=url,
+    )
+    app = create_celery_app(settings)
+    yield room, app, url
+    app.backend.cleanup()
+    app.service.stop()
+    room.close()
+
+
+def test_a_result_says_what_was_asked_who_did_it_and_how_it_ended(
+    asked: tuple[CeleryRoom, App, str],
+) -> None:
+    room, app, url = asked
+    with room.worker(CELERY_RESULT_BACKEND=url) as worker:
+        worker.ready()
+        good = app.send_task("answered", (42,), {"by": 2}, ignore_result=False)
+        assert good.get(timeout=60) == 21
+        bad = app.send_task("answered", (42,), {"by": 0}, ignore_result=False)
+        with pytest.raises(ZeroDivisionError):
+            bad.get(timeout=60)
+        # Anybody who knows the id has the same.
+        read = AsyncResult(good.id, app=app)
+        assert (read.state, read.result) == ("SUCCESS", 21)
+        assert (read.name, list(read.args), read.kwargs) == ("answered", [42], {"by": 2})
+        assert (read.retries, read.queue) == (0, room.queue)
+        assert read.worker.startswith("python-service-")
+        failed = AsyncResult(bad.id, app=app)
+        assert failed.state == "FAILURE"
+        assert "ZeroDivisionError" in failed.traceback
+        assert AsyncResult("never issued", app=app).state == "PENDING"
+
+
+def test_a_result_that_nobody_asked_for_is_not_kept(asked: tuple[CeleryRoom, App, str]) -> None:
+    room, app, url = asked
+    with room.worker(CELERY_RESULT_BACKEND=url) as worker:
+        worker.ready()
+        ignored = app.send_task("listed", (1,), ignore_result=True)
+        app.send_task("answered", (1,), ignore_result=False).get(timeout=60)
+        assert ignored.state == "PENDING"
+
+
+def test_a_chord_of_celerys_own_is_complete_when_the_worker_of_a_member_is_killed(
+    asked: tuple[CeleryRoom, App, str],
+) -> None:
+    room, app, url = asked
+
+    def kept(name: str, *args: object, **kwargs: object) -> Signature:
+        return app.signature(name, args=args, kwargs=kwargs).set(ignore_result=False)
+
+    members = [kept("listed", 1), kept("fall_first", key="k"), kept("listed", 2)]
+    result = chord(members, kept("listed", "end")).apply_async()
+    with room.worker(CELERY_RESULT_BACKEND=url, concurrency=2) as worker:
+        assert worker.process.wait(60) == -9
+    with room.worker(CELERY_RESULT_BACKEND=url, concurrency=2) as worker:
+        worker.ready()
+        assert result.get(timeout=60) == [[[1], "k", [2]], "end"]

@@ -1,0 +1,275 @@
+"""A workflow comes to its end, each step once, whatever dies on the way, and can be asked for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+from celery import chain, chord, group
+from celery.canvas import Signature
+from sqlalchemy import text
+
+from mainstay.context import new_id
+from mainstay.errors import Conflict
+from mainstay.resources.sqlalchemy import Database, workflows
+from mainstay.tasks.status import State, TaskStatus
+from mainstay.tasks.workflow import StepState, Workflow, WorkflowState
+from mainstay.testing import eventually
+from tests.contract.tasks.rooms import CeleryRoom
+from tests.contract.tasks.sample import gate_of
+
+KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
+
+
+@pytest.fixture(params=KINDS)
+def room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
+    return room_on(request.param)
+
+
+def database_of(room: CeleryRoom) -> Database:
+    return room.service.resource(Database)
+
+
+def step(room: CeleryRoom, name: str, *args: object, **kwargs: object) -> Signature:
+    return room.app.signature(name, args=args, kwargs=kwargs)
+
+
+def start(room: CeleryRoom, canvas: Signature) -> str:
+    return room.app.workflows.start(canvas, name="a workflow")
+
+
+def got(room: CeleryRoom, id: str) -> Workflow:
+    found = room.app.workflows.get(id)
+    assert found is not None
+    return found
+
+
+def ended(room: CeleryRoom, id: str, *, timeout_seconds: float = 90.0) -> Workflow:
+    eventually(
+        lambda: got(room, id).state is not WorkflowState.RUNNING, timeout_seconds=timeout_seconds
+    )
+    return got(room, id)
+
+
+def states(workflow: Workflow) -> list[str]:
+    return [str(step.state) for step in workflow.steps]
+
+
+def result_of(room: CeleryRoom, workflow: Workflow) -> object:
+    """Return the result of the last step."""
+    status = room.status(workflow.steps[-1].task_id)
+    assert status is not None
+    return status.result
+
+
+def rows(room: CeleryRoom) -> Counter[str]:
+    with database_of(room).session(read_only=True) as session:
+        return Counter(session.execute(text("select key from effects")).scalars())
+
+
+def test_chains_groups_and_chords_are_done_as_celery_does_them(room: CeleryRoom) -> None:
+    def listed(*args: object) -> Signature:
+        return step(room, "listed", *args)
+
+    canvas = chain(
+        listed(1),
+        group(listed(2), chain(listed(3), listed(4))),
+        chord([listed(5), group(listed(6), listed(7))], listed(8)),
+        group(listed(9), listed().set(immutable=True)),
+    )
+    with room.worker(concurrency=2) as worker:
+        worker.ready()
+        workflow = ended(room, start(room, canvas))
+        assert workflow.state is WorkflowState.SUCCESS
+        assert workflow.name == "a workflow"
+    assert set(states(workflow)) == {"success"}
+    assert [each.attempts for each in workflow.steps] == [1] * 10
+    for each in workflow.steps:
+        assert each.started_at is not None
+        assert each.finished_at is not None
+        assert each.started_at <= each.finished_at
+    assert result_of(room, workflow) == []
+    last_but_one = room.status(workflow.steps[-2].task_id)
+    assert last_but_one is not None
+    both = [[[1], 2], [[[1], 3], 4]]
+    assert last_but_one.result == [[[[both, 5], [both, 6], [both, 7]], 8], 9]
+    assert len(room.effects()) == 10
+
+
+def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_again(
+    room: CeleryRoom,
+) -> None:
+    keys = [new_id() for _ in range(3)]
+    canvas = chain(
+        step(room, "stored", key=keys[0]),
+        group(step(room, "passes_gate", key=keys[1]), step(room, "listed", 1)),
+        step(room, "stored", key=keys[2]),
+        step(room, "listed", "end"),
+    )
+    with room.worker(concurrency=2) as worker:
+        worker.ready()
+        id = start(room, canvas)
+        failed = ended(room, id)
+        assert failed.state is WorkflowState.FAILURE
+        assert states(failed) == ["success", "failure", "success", "skipped", "skipped"]
+        assert failed.steps[1].error == {"type": "ValueError", "detail": "the gate is shut"}
+        assert [room.letter(failed.steps[1].task_id).reason] == ["failed:ValueError"]
+
+        gate_of(room.effects_file, keys[1], 0).touch()
+        assert room.app.workflows.retry(id) == [failed.steps[1].task_id]
+        with pytest.raises(Conflict, match="nothing to do again"):
+            room.app.workflows.retry(id)
+        done = ended(room, id)
+        assert (done.id, states(done)) == (id, ["success"] * 5)
+        assert [each.attempts for each in done.steps] == [1, 2, 1, 1, 1]
+        assert [each.task_id for each in done.steps] == [each.task_id for each in failed.steps]
+        assert result_of(room, done) == [keys[2], "end"]
+    assert rows(room) == Counter([keys[0], keys[2]])
+    assert Counter(line.partition(" ")[0] for line in room.effects()) == {
+        "passes_gate": 2,
+        "listed": 2,
+    }
+
+
+def test_a_workflow_goes_on_from_a_dead_letter_that_is_put_back(room: CeleryRoom) -> None:
+    canvas = chain(step(room, "passes_gate", key="k"), step(room, "listed"))
+    with room.worker() as worker:
+        worker.ready()
+        id = start(room, canvas)
+        failed = ended(room, id).steps[0].task_id
+        assert room.letter(failed).name == "passes_gate"
+        gate_of(room.effects_file, "k", 0).touch()
+        assert room.letters.retry(room.queue, lambda letter: letter.id == failed) == 1
+        eventually(lambda: states(got(room, id)) == ["success", "success"], timeout_seconds=60)
+
+
+def test_a_workflow_leaves_with_the_commit_and_only_with_it(room: CeleryRoom) -> None:
+    def canvas() -> Signature:
+        return chain(step(room, "listed", 1), step(room, "listed", 2))
+
+    ours = room.app.workflows
+    with database_of(room).session() as session:
+        never = ours.start(canvas(), name="never", session=session)
+        session.rollback()
+    with database_of(room).session() as session:
+        once = ours.start(canvas(), name="once", workflow_id=new_id(), session=session)
+    assert ours.start(canvas(), name="once", workflow_id=once) == once
+    assert ours.get(never) is None
+    assert states(got(room, once)) == ["waiting", "pending"]
+    with room.worker() as worker:
+        worker.ready()
+        assert ended(room, once).state is WorkflowState.SUCCESS
+    assert len(room.effects()) == 2
+
+
+@pytest.mark.parametrize("point", ["tasks.before_commit", "tasks.after_commit"])
+def test_a_step_whose_process_dies_at_its_commit_has_its_effect_once(
+    room: CeleryRoom, point: str
+) -> None:
+    keys = [new_id() for _ in range(4)]
+    header = [step(room, "stored", key=key) for key in keys[:3]]
+    with room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@2") as worker:
+        worker.ready()
+        id = start(room, chord(header, step(room, "stored", key=keys[3])))
+        assert ended(room, id).state is WorkflowState.SUCCESS
+        assert worker.lines("worker_lost")
+    assert rows(room) == Counter(keys)
+
+
+def test_a_chord_is_complete_when_the_worker_of_a_member_is_killed(room: CeleryRoom) -> None:
+    key = new_id()
+    members = [step(room, "listed", n) for n in range(10)]
+    members.insert(4, step(room, "fall_first", key=key))
+    id = start(room, chord(members, step(room, "listed", "end")))
+    with room.worker(concurrency=2) as worker:
+        assert worker.process.wait(60) == -9
+    assert got(room, id).state is WorkflowState.RUNNING
+    with room.worker(concurrency=2) as worker:
+        worker.ready()
+        workflow = ended(room, id)
+    assert workflow.state is WorkflowState.SUCCESS
+    results = [[n] for n in range(10)]
+    assert result_of(room, workflow) == [[*results[:4], key, *results[4:]], "end"]
+    assert room.effects().count(f"fall_first {key}") == 2
+
+
+def test_many_members_that_end_together_are_counted_once_each(room: CeleryRoom) -> None:
+    members = [step(room, "add", n, 0) for n in range(60)]
+    with room.worker(concurrency=4) as worker:
+        worker.ready()
+        workflow = ended(room, start(room, chord(members, step(room, "listed"))))
+    assert workflow.state is WorkflowState.SUCCESS
+    assert result_of(room, workflow) == [list(range(60))]
+    assert Counter(line.partition(" ")[0] for line in room.effects()) == {"add": 60, "listed": 1}
+
+
+def test_a_step_that_is_called_off_can_be_done_after_all(room: CeleryRoom) -> None:
+    id = start(room, chain(step(room, "listed", 1), step(room, "listed", 2)))
+    store = room.app.reports.store
+    assert store is not None
+    store.record(TaskStatus(id=got(room, id).steps[0].task_id, state=State.REVOKED))
+    workflow = got(room, id)
+    assert workflow.state is WorkflowState.FAILURE
+    assert states(workflow) == ["revoked", "skipped"]
+    room.app.workflows.retry(id)
+    with room.worker() as worker:
+        worker.ready()
+        assert states(ended(room, id)) == ["success", "success"]
+        # Both messages of the first step have been taken.
+        eventually(lambda: len(worker.lines("task")) == 3)
+    assert len(room.effects()) == 2
+
+
+def test_workers_that_have_heard_of_it_do_a_step_again_that_was_called_off(
+    room: CeleryRoom,
+) -> None:
+    def is_heard(id: str) -> bool:
+        heard = room.app.control.inspect(timeout=1).revoked() or {}
+        return any(id in ids for ids in heard.values())
+
+    with room.worker() as worker:
+        worker.ready()
+        with database_of(room).session() as session:
+            canvas = chain(step(room, "listed", 1), step(room, "listed", 2))
+            id = room.app.workflows.start(canvas, name="called off", session=session)
+            found = workflows.find(session.connection(), id)
+            assert found is not None
+            first = found.steps[0].task_id
+            room.app.control.revoke(first)
+            eventually(lambda: is_heard(first))
+        assert states(ended(room, id)) == ["revoked", "skipped"]
+        assert room.effects() == []
+        room.app.workflows.retry(id)
+        workflow = ended(room, id)
+        assert states(workflow) == ["success", "success"]
+        status = room.status(first)
+        assert status is not None
+        assert status.worker.startswith("python-service-")
+
+
+def test_asyncio_has_the_same(room: CeleryRoom) -> None:
+    async def scenario() -> None:
+        ours = room.app.workflows
+        canvas = chain(step(room, "passes_gate", key="a"), step(room, "listed"))
+        async with database_of(room).asession() as session:
+            first = await ours.astart(canvas, name="first", session=session)
+        second = await ours.astart(canvas, name="second")
+        with room.worker() as worker:
+            await asyncio.to_thread(worker.ready)
+            for id in (first, second):
+                await asyncio.to_thread(ended, room, id)
+            gate_of(room.effects_file, "a", 0).touch()
+            assert len(await ours.aretry(first)) == 1
+            async with database_of(room).asession() as session:
+                assert len(await ours.aretry(second, session=session)) == 1
+            for id in (first, second):
+                await asyncio.to_thread(ended, room, id)
+                found = await ours.aget(id)
+                assert found is not None
+                assert [each.state for each in found.steps] == [StepState.SUCCESS] * 2
+        assert await ours.aget("never heard of") is None
+        await database_of(room).aclose()
+
+    asyncio.run(scenario())

@@ -1,0 +1,105 @@
+"""The same service twice: on embedded servers, and on Redis and PostgreSQL."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Browser
+
+from mainstay.auth import Tokens
+from mainstay.config import Settings
+from mainstay.processes.ports import free_port
+from mainstay.testing.servers import PostgreSQL, Redis
+from mainstay.testing.wait import eventually
+from tests.services.books.browser import chromium
+from tests.services.books.platform import API, Platform, environment, write_project
+
+Follow = Callable[[str], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def embedded_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("embedded")
+    ports = [free_port() for _ in range(2)]
+    write_project(folder, ports)
+    platform = Platform(folder, ["dev", "--no-reload"], environment(), ports)
+    yield platform.start()
+    assert platform.stop() == 0
+
+
+@pytest.fixture(scope="session")
+def real_platform(
+    tmp_path_factory: pytest.TempPathFactory, redis_server: Redis, postgres: PostgreSQL
+) -> Iterator[Platform]:
+    folder = tmp_path_factory.mktemp("real")
+    ports = [free_port() for _ in range(2)]
+    write_project(folder, ports)
+    secret = secrets.token_hex(32)
+    env = environment(
+        DATABASE_URL=postgres.create_database("books"),
+        REDIS_URL=redis_server.url,
+        CELERY_BROKER_URL=redis_server.url,
+        CELERY_RESULT_BACKEND=redis_server.url,
+        JWT_SECRET_KEY=secret,
+        FLASK_SECRET_KEY=secrets.token_hex(32),
+        APP_HOST="127.0.0.1",
+        APP_RATE_LIMIT="none",
+        APP_DRAIN_DELAY_SECONDS="0",
+        APP_REQUEST_TIMEOUT_SECONDS="5",
+    )
+    settings = Settings(env="test", service_name="books", jwt_secret_key=secret)
+    token = Tokens(settings).issue("ann", life_seconds=80_000)
+    platform = Platform(folder, ["run"], env, ports, token=token)
+    migrated = platform.run("db", "upgrade")
+    assert migrated.returncode == 0, migrated.stderr
+    yield platform.start()
+    assert platform.stop() == 0
+
+
+@pytest.fixture(params=["embedded", "real"])
+def platform(request: pytest.FixtureRequest) -> Platform:
+    found: Platform = request.getfixturevalue(f"{request.param}_platform")
+    return found
+
+
+@pytest.fixture
+def client(platform: Platform) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=platform.url, headers=platform.headers, timeout=30) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with chromium() as browser:
+        yield browser
+
+
+_IDS = itertools.count(1_000_000)
+
+
+@pytest.fixture
+def new_id() -> Callable[[], int]:
+    """Makes ids that no other test has."""
+    return lambda: next(_IDS)
+
+
+@pytest.fixture
+def follow(client: httpx.Client) -> Follow:
+    """Waits for a task of the importer, and returns its last status."""
+
+    def to_the_end(task_id: str) -> dict[str, Any]:
+        status: dict[str, Any] = {}
+
+        def is_over() -> bool:
+            status.update(client.get(f"{API}/importer/status/{task_id}").json())
+            return status["state"] in ("SUCCESS", "FAILURE", "REVOKED")
+
+        eventually(is_over, timeout_seconds=60)
+        return status
+
+    return to_the_end

@@ -113,7 +113,7 @@ def test_a_step_that_failed_for_good_is_done_again_and_none_before_it(
     assert failed["status"] == "failed"
     assert steps(client, id) == [*DONE[:2], ("notify", "failure", 2)]
     error = client.get(f"{API}/{id}/workflow").json()["steps"][2]["error"]
-    assert error["type"] == "RemoteFailure"
+    assert error["type"] == "HTTP410"
     assert "410" in error["detail"]
 
     receiver.answers[customer] = [204]

@@ -28,7 +28,7 @@ def made(tmp_path: Path) -> Iterator[Callable[..., tuple[App, Task]]]:
         )
         apps.append(app)
 
-        @app.task(name="divide", shared=False, ignore_result=False)
+        @app.task(name="eager_divide", shared=False, ignore_result=False)
         def divide(a: int, b: int) -> float:
             return a / b
 
@@ -60,4 +60,4 @@ def test_a_result_is_kept_for_others_where_that_is_asked_for(
 ) -> None:
     app, divide = made(celery_task_store_eager_result=True)
     kept = AsyncResult(divide.delay(4, 2).id, app=app)
-    assert (kept.state, kept.result, kept.name) == ("SUCCESS", 2, "divide")
+    assert (kept.state, kept.result, kept.name) == ("SUCCESS", 2, "eager_divide")

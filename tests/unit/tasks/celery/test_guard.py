@@ -56,7 +56,7 @@ def test_what_celery_itself_sends_is_no_surprise() -> None:
     app = create_celery_app(Settings(env="test", celery_broker_url="memory://"))
     app.conf.result_backend = "cache+memory://"
 
-    @app.task(name="add")
+    @app.task(name="add", shared=False)
     def add(a: int, b: int) -> int:
         return a + b
 

@@ -25,25 +25,25 @@ def made(tmp_path: Path, **settings: Any) -> App:
     settings = {"env": "test", "database_url": url, "celery_broker_url": "memory://"} | settings
     app = create_celery_app(Service(Settings(**settings), Database()))
 
-    @app.task(name="listed", shared=False)
-    def listed(*given: Any) -> list[Any]:
-        return list(given)
+    @app.task(name="given", shared=False)
+    def given(*values: Any) -> list[Any]:
+        return list(values)
 
-    @app.task(name="work", track_status=False, shared=False)
-    def work(*given: Any) -> str:
-        name = str(given[-1])
+    @app.task(name="piece", track_status=False, shared=False)
+    def piece(*values: Any) -> str:
+        name = str(values[-1])
         if name in broken:
             raise ValueError(name)
         done.append(name)
         return name
 
-    @app.task(name="give_set", shared=False)
-    def give_set() -> set[int]:
+    @app.task(name="a_set", shared=False)
+    def a_set() -> set[int]:
         return {1}
 
-    @app.task(name="replaced", bind=True, shared=False)
-    def replaced(self: Any) -> Any:
-        return self.replace(app.signature("listed"))
+    @app.task(name="replaces", bind=True, shared=False)
+    def replaces(self: Any) -> Any:
+        return self.replace(app.signature("given"))
 
     return app
 
@@ -73,12 +73,12 @@ def states(workflow: Workflow) -> list[str]:
 
 def test_steps_are_given_what_celery_gives_them(app: App) -> None:
     canvases = [
-        step(app, "listed", 1),
-        chain(step(app, "listed", 1), step(app, "listed", 2)),
-        chain(step(app, "listed", 1), group([step(app, "listed", 2)] * 2), step(app, "listed", 3)),
-        chord([step(app, "listed", n) for n in range(3)], step(app, "listed", 4)),
-        chain(chord([step(app, "listed", 1)], step(app, "listed", 2)), step(app, "listed", 3)),
-        chain(step(app, "listed", 1), step(app, "listed", 2).set(immutable=True)),
+        step(app, "given", 1),
+        chain(step(app, "given", 1), step(app, "given", 2)),
+        chain(step(app, "given", 1), group([step(app, "given", 2)] * 2), step(app, "given", 3)),
+        chord([step(app, "given", n) for n in range(3)], step(app, "given", 4)),
+        chain(chord([step(app, "given", 1)], step(app, "given", 2)), step(app, "given", 3)),
+        chain(step(app, "given", 1), step(app, "given", 2).set(immutable=True)),
     ]
     for canvas in canvases:
         workflow = got(app, app.workflows.start(canvas, name="same"))
@@ -89,7 +89,7 @@ def test_steps_are_given_what_celery_gives_them(app: App) -> None:
 
 
 def test_eager_steps_are_done_after_the_commit_and_not_after_a_rollback(app: App) -> None:
-    canvas = chain(step(app, "work", "a"), step(app, "work", "b"))
+    canvas = chain(step(app, "piece", "a"), step(app, "piece", "b"))
     with app.database.session() as session:
         app.workflows.start(canvas, name="never", session=session)
         session.rollback()
@@ -103,7 +103,7 @@ def test_eager_steps_are_done_after_the_commit_and_not_after_a_rollback(app: App
 
 def test_an_eager_failure_is_recorded_and_can_be_done_again(app: App) -> None:
     broken.add("b")
-    canvas = chain(*(step(app, "work", name) for name in "abc"))
+    canvas = chain(*(step(app, "piece", name) for name in "abc"))
     id = app.workflows.start(canvas, name="contract")
     assert states(got(app, id)) == ["success", "failure", "skipped"]
     broken.clear()
@@ -116,7 +116,7 @@ def test_an_eager_failure_that_propagates_comes_when_the_others_are_done(tmp_pat
     app = made(tmp_path, celery_task_always_eager=True)
     broken.add("a")
     with pytest.raises(ValueError, match="a"):
-        app.workflows.start(group(step(app, "work", "a"), step(app, "work", "b")), name="both")
+        app.workflows.start(group(step(app, "piece", "a"), step(app, "piece", "b")), name="both")
     assert done == ["b"]
     app.service.stop()
     done.clear()
@@ -124,23 +124,23 @@ def test_an_eager_failure_that_propagates_comes_when_the_others_are_done(tmp_pat
 
 
 def test_what_cannot_be_passed_on_is_the_failure_of_the_step_that_returned_it(app: App) -> None:
-    id = app.workflows.start(chain(step(app, "give_set"), step(app, "listed")), name="set")
+    id = app.workflows.start(chain(step(app, "a_set"), step(app, "given")), name="set")
     workflow = got(app, id)
     assert states(workflow) == ["failure", "skipped"]
     assert workflow.steps[0].error is not None
     assert "JSON cannot hold" in workflow.steps[0].error["detail"]
-    alone = app.workflows.start(step(app, "give_set"), name="nobody is given it")
+    alone = app.workflows.start(step(app, "a_set"), name="nobody is given it")
     assert states(got(app, alone)) == ["success"]
 
 
 def test_a_step_cannot_replace_itself(app: App) -> None:
-    workflow = got(app, app.workflows.start(step(app, "replaced"), name="replaced"))
+    workflow = got(app, app.workflows.start(step(app, "replaces"), name="replaces"))
     assert workflow.steps[0].error is not None
     assert workflow.steps[0].error["type"] == "Bury"
 
 
 def test_one_id_is_one_workflow(app: App) -> None:
-    canvas = step(app, "work", "a")
+    canvas = step(app, "piece", "a")
     assert app.workflows.start(canvas, name="first", workflow_id="w") == "w"
     assert app.workflows.start(canvas, name="second", workflow_id="w") == "w"
     assert done == ["a"]
@@ -151,18 +151,18 @@ def test_what_is_not_there_and_what_has_not_failed_is_told_apart(app: App) -> No
     assert app.workflows.get("never heard of") is None
     with pytest.raises(NotFound):
         app.workflows.retry("never heard of")
-    id = app.workflows.start(step(app, "work", "a"), name="good")
+    id = app.workflows.start(step(app, "piece", "a"), name="good")
     with pytest.raises(Conflict):
         app.workflows.retry(id)
 
 
 def test_what_no_worker_would_take_is_refused_before_anything_is_written(app: App) -> None:
-    canvas = chain(step(app, "work", "a"), step(app, "work", "x" * 2_000_000))
+    canvas = chain(step(app, "piece", "a"), step(app, "piece", "x" * 2_000_000))
     with pytest.raises(TooLarge):
         app.workflows.start(canvas, name="large", workflow_id="large")
     with pytest.raises(Invalid):
         app.workflows.start(group([]), name="empty", workflow_id="large")
     with pytest.raises(Invalid, match="name"):
-        app.workflows.start(step(app, "work", "a"), name="n" * 256, workflow_id="large")
+        app.workflows.start(step(app, "piece", "a"), name="n" * 256, workflow_id="large")
     assert app.workflows.get("large") is None
     assert done == []

@@ -96,8 +96,9 @@ def _total(results: Sequence[Result], seconds: float) -> str:
     faults: Counter[str] = Counter()
     for result in results:
         faults.update(result.faults)
+    books = [result.books for result in results if result.scenario.keeps_books]
     sums = {
-        name: sum(getattr(result.books, name) for result in results)
+        name: sum(getattr(each, name) for each in books)
         for name in ("accepted", "stored", "done", "dead", "lost", "double", "phantom", "redone")
     }
     told = " ".join(f"{name}={value}" for name, value in sums.items())

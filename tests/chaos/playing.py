@@ -31,12 +31,13 @@ class Result:
         return is_balanced and not self.crashes
 
     def __str__(self) -> str:
+        books = f"{self.books} " if self.scenario.keeps_books else ""
         faults = _listed(self.faults) or "no fault"
         reasons = f" | dead: {_listed(self.reasons)}" if self.reasons else ""
         figures = "".join(f" {name}={value:g}" for name, value in sorted(self.figures.items()))
         return (
             f"{'ok  ' if self.is_good else 'BAD '} {self.scenario.number:3d} "
-            f"{self.scenario.broker:8s} seed={self.seed} {self.books} exits={self.crashes}"
+            f"{self.scenario.broker:8s} seed={self.seed} {books}exits={self.crashes}"
             f"{figures} | {self.scenario.title} | {faults}{reasons}"
         )
 

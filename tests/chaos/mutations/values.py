@@ -241,8 +241,12 @@ def broken_bytes(chance: random.Random, data: bytes) -> bytes:
 
 
 def fits_amqp(headers: object) -> bool:
+    """Can RabbitMQ take these headers, and go on?"""
     if not isinstance(headers, dict | None):
         return False
+    deaths = (headers or {}).get("x-death")
+    if isinstance(deaths, list) and not all(isinstance(each, dict) for each in deaths):
+        return False  # RabbitMQ 3.10 never dead-letters by itself again when it has to read that
     try:
         table = amqp_dumps("F", [headers or {}])
     except Exception:  # noqa: BLE001 - the sender's library, which says so in many ways

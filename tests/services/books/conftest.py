@@ -73,8 +73,9 @@ def client(platform: Platform) -> Iterator[httpx.Client]:
         yield client
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    # No longer than for its module: while it is open, other tests cannot run an event loop.
     with chromium() as browser:
         yield browser
 

@@ -115,7 +115,7 @@ def command(app: str, port: int, server: Server | None) -> list[str]:
     if server == "granian":
         return ["-m", "granian", app, *place, "--interface", "wsgi", "--no-access-log"]
     process = ProcessSpec("bench", "api", "http", target=app, port=port)
-    words = list(commands.command(process, host=HOST, state=Path(), grace_seconds=5.0, alone=True))
+    words = list(commands.command(process, host=HOST, grace_seconds=5.0, alone=True))
     return words[1:]
 
 

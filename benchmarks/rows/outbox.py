@@ -45,7 +45,7 @@ def _lanes(modes: dict[str, str], *, is_relayed: bool = False) -> Iterator[Seque
             if is_relayed:
                 process = ProcessSpec("bench", "relay", "relay", target=f"{_MODULE}:app")
                 _, *words = commands.command(
-                    process, host="127.0.0.1", state=folder, grace_seconds=5.0, alone=True
+                    process, host="127.0.0.1", grace_seconds=5.0, alone=True
                 )
                 relay = program(words, output=folder / "relay.log", variables=variables)
                 stack.enter_context(relay)

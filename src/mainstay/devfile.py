@@ -9,6 +9,9 @@ The file's shape::
     {"pid": …, "started": "2026-01-31T12:00:00+00:00", "project": "/path",
      "services": {NAME: {"path": "/path/services/NAME", "env": {VARIABLE: value},
                          "processes": {NAME: {"kind": …, "port": …, "metrics_port": …}}}}}
+
+Every service of the manifest is in it. One that does not run has no processes and, because its
+database is not there, no ``DATABASE_URL``.
 """
 
 from __future__ import annotations

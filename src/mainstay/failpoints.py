@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from mainstay.errors import MainstayError, Misconfigured
 
 __all__ = [
+    "POINTS",
     "VARIABLE",
     "FailpointReached",
     "arm",
@@ -36,6 +37,30 @@ __all__ = [
 ]
 
 VARIABLE = "MAINSTAY_FAILPOINT"
+POINTS = frozenset(
+    {
+        "beat.after_send",
+        "beat.before_send",
+        "keys.after_answer",
+        "keys.after_claim",
+        "keys.after_commit",
+        "keys.after_effect",
+        "keys.before_answer",
+        "keys.before_claim",
+        "keys.before_commit",
+        "outbox.after_commit",
+        "outbox.before_commit",
+        "relay.after_claim",
+        "relay.after_publish",
+        "relay.before_mark",
+        "rpc.after_reply",
+        "rpc.before_reply",
+        "rpc.before_work",
+        "tasks.after_commit",
+        "tasks.before_commit",
+    }
+)
+"""Every point that the code names: what waits for another one would wait for ever."""
 
 _FORM = re.compile(
     r"(?P<name>[a-z_]+(?:\.[a-z_]+)*):(?P<action>kill|stop|raise|sleep=(?P<seconds>\d+(?:\.\d+)?))"
@@ -86,7 +111,7 @@ def arm(asked: str) -> None:
     """Have happen what *asked* says, in the form of ``MAINSTAY_FAILPOINT``; replaces what was.
 
     Raises:
-        Misconfigured: It has another form.
+        Misconfigured: It has another form, or names a point that the code does not have.
     """
     points = {}
     for one in filter(None, map(str.strip, asked.split(","))):
@@ -95,6 +120,11 @@ def arm(asked: str) -> None:
             raise Misconfigured(
                 f"{VARIABLE}: {one!r} is not accepted; accepted is NAME:ACTION with an optional "
                 "@ARRIVAL or %PERCENT, where ACTION is kill, stop, raise or sleep=SECONDS"
+            )
+        if found["name"] not in POINTS:
+            raise Misconfigured(
+                f"{VARIABLE}: there is no point {found['name']!r}; there are "
+                f"{', '.join(sorted(POINTS))}"
             )
         arrival, percent = found["arrival"], found["percent"]
         points[found["name"]] = _Point(

@@ -6,7 +6,8 @@ request is under way, and nothing is held open while the handler waits for other
 lease with an owner. The answer and "done" are then written in the handler's own transaction, and
 only while the owner still holds the claim: an effect without its answer cannot exist, and a
 worker that lost its lease to another rolls back. A store that is somewhere else promises less: the
-effect is committed first, and a process that dies before its answer is stored does it again.
+effect is committed first, and a process that dies before its answer is stored, or whose database
+breaks off the commit, has it done again once its lease has ended.
 
 What is here decides and knows no store; the stores are in ``mainstay.resources``.
 """
@@ -24,7 +25,7 @@ from typing import Any, Protocol, TypeVar
 import orjson
 
 from mainstay import failpoints
-from mainstay.errors import Fenced, Invalid, MainstayError, Malformed, UnderWay
+from mainstay.errors import Disconnected, Fenced, Invalid, MainstayError, Malformed, UnderWay
 from mainstay.pipeline import Step, Steps
 
 __all__ = [
@@ -151,12 +152,14 @@ class Answer:
         headers: Those that belong to the answer itself: content type, ``Location``, and the like.
         fits: False when the answer says that the body does not fit: then the key stays free, and
             the sender may use it for the body that does.
+        keeps: The effect is kept also when the answer is an error.
     """
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     fits: bool = True
+    keeps: bool = False
     is_replay: bool = field(default=False, compare=False)
 
 
@@ -193,14 +196,15 @@ class Verdict:
 
 
 def verdict(answer: Answer) -> Verdict:
-    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx without any effect.
+    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx without any effect, unless
+    the handler keeps it.
 
-    What may be otherwise the next time is not kept: 5xx, 429 and bodies that do not fit.
+    An answer that may be otherwise the next time is not kept: 5xx, 429 and bodies that do not fit.
     """
     if answer.status < 400:
         return Verdict(keeps_effect=True, keeps_answer=True)
     is_final = answer.status < 500 and answer.status != 429 and answer.fits
-    return Verdict(keeps_effect=False, keeps_answer=is_final)
+    return Verdict(keeps_effect=answer.keeps, keeps_answer=is_final)
 
 
 class Store(Protocol[S_contra]):
@@ -277,7 +281,7 @@ def once(store: Store[Any], request: Request, work: Work) -> Steps[Answer]:
         kept = verdict(answer)
         if kept.keeps_answer and len(answer.body) > MAX_STORED_BYTES:
             raise _too_long(request, answer)
-        if kept.keeps_effect:
+        if kept.keeps_effect and kept.keeps_answer:
             failpoints.reach("keys.after_effect")
             if store.is_beside_effect:
                 yield _finish(store, work.session, claim, answer)
@@ -291,25 +295,29 @@ def once(store: Store[Any], request: Request, work: Work) -> Steps[Answer]:
                     yield _finish(store, _no_session, claim, answer)
             failpoints.reach("keys.after_commit")
             return answer
-        yield work.rollback
+        yield work.commit if kept.keeps_effect else work.rollback
         if kept.keeps_answer:
             yield _finish(store, _no_session, claim, answer)
             return answer
     except GeneratorExit:  # nobody takes a step any more: the lease ends by itself
         raise
-    except BaseException:
-        yield from _abandon(store, claim, work)
+    except BaseException as error:
+        yield from _abandon(store, claim, work, error)
         raise
     yield _free(store, claim)
     return answer
 
 
-def _abandon(store: Store[Any], claim: Claim, work: Work) -> Steps[None]:
+def _abandon(store: Store[Any], claim: Claim, work: Work, error: BaseException) -> Steps[None]:
     # The error that led here is the one to tell. A transaction that cannot be rolled back is
-    # gone with its connection, and a claim that cannot be freed ends with its lease. A commit
-    # whose outcome is unknown loses nothing here either: a store frees no key that has an answer.
+    # gone with its connection, and a claim that cannot be freed ends with its lease.
     with suppress(Exception):
         yield work.rollback
+    # A commit whose outcome is unknown may have been kept. Beside the effect its answer was kept
+    # with it, and a store frees no key that has one; elsewhere the next arrival would find the key
+    # free and do all of it again at once.
+    if isinstance(error, Disconnected) and not store.is_beside_effect:
+        return
     with suppress(Exception):
         yield _free(store, claim)
 

@@ -210,9 +210,7 @@ class Stage:
         """Start an API of the subject, as `mainstay run` does; not ready yet."""
         port = steady_port()
         api = ProcessSpec("chaos", "api", "http", target=f"{_SUBJECT}.{module}:app", port=port)
-        _python, *words = commands.command(
-            api, host="127.0.0.1", state=self.folder, grace_seconds=10.0, alone=True
-        )
+        _python, *words = commands.command(api, host="127.0.0.1", grace_seconds=10.0, alone=True)
         return self._process("api", words, environment, port, lives)
 
     def environment(self, **more: str) -> dict[str, str]:

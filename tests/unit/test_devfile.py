@@ -13,6 +13,7 @@ from mainstay.processes.state import Lock
 
 DATA = {"APP_ENV": "dev", "DATABASE_URL": "postgresql://data", "REDIS_URL": "redis://r"}
 BOOKS = {"APP_ENV": "dev", "DATABASE_URL": "postgresql://books", "REDIS_URL": "redis://r"}
+SHARED = {"APP_ENV": "dev", "REDIS_URL": "redis://r"}
 
 
 @pytest.fixture
@@ -48,7 +49,19 @@ def test_the_name_chooses_the_service_wherever_one_is(running: Path) -> None:
 
 
 def test_outside_of_all_services_there_is_what_they_have_in_common(running: Path) -> None:
-    assert find(running) == {"APP_ENV": "dev", "REDIS_URL": "redis://r"}
+    assert find(running) == SHARED
+
+
+def test_a_service_that_does_not_run_is_not_told_the_database_of_one_that_does(
+    running: Path,
+) -> None:
+    file = running / ".mainstay/dev.json"
+    document = json.loads(file.read_text())
+    document["services"]["data"]["env"] = SHARED
+    file.write_text(json.dumps(document))
+    for place in ("services/data", "services/books", "."):
+        assert find(running / place, "data") == SHARED
+    assert find(running / "services/data") == find(running) == SHARED
 
 
 def test_the_working_folder_is_where_to_look_unless_told(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.errors import MainstayError, Malformed, Unavailable, UnderWay
+from mainstay.errors import Disconnected, MainstayError, Malformed, Unavailable, UnderWay
 from mainstay.idempotency import (
     MAX_STORED_BYTES,
     Answer,
@@ -96,6 +96,10 @@ def test_a_key_belongs_to_its_principal_and_its_operation_and_what_that_is_done_
         (Answer(429), False, False),
         (Answer(500), False, False),
         (Answer(504), False, False),
+        (Answer(403, keeps=True), True, True),
+        (Answer(422, fits=False, keeps=True), True, False),
+        (Answer(429, keeps=True), True, False),
+        (Answer(500, keeps=True), True, False),
     ],
 )
 def test_what_is_kept_of_an_answer(answer: Answer, effect: bool, kept: bool) -> None:
@@ -172,6 +176,28 @@ def test_where_keys_are_kept_elsewhere_no_answer_stands_without_its_effect() -> 
     assert isinstance(store.claim(REQUEST), Claim)
 
 
+@pytest.mark.parametrize("is_beside_effect", [False, True])
+def test_a_commit_whose_outcome_is_unknown_is_not_done_again_at_once(
+    is_beside_effect: bool,
+) -> None:
+    store = MemoryStore()
+    store.is_beside_effect = is_beside_effect
+
+    def broken() -> None:
+        raise Disconnected("the database closed the connection during the commit")
+
+    diary = Diary(Answer(201, (), b"one"))
+    work = Work(diary.work.handle, diary.work.session, Step(broken), diary.work.rollback)
+    with pytest.raises(Disconnected):
+        drive(once(store, REQUEST, work))
+    assert diary.lines == ["handle", "rollback"]
+    if is_beside_effect:  # the answer was kept with the effect
+        assert store.claim(REQUEST) == diary.answer
+    else:
+        with pytest.raises(UnderWay):
+            store.claim(REQUEST)
+
+
 def test_an_effect_that_was_kept_is_answered_though_the_keys_are_away() -> None:
     class Away(MemoryStore):
         def finish(self, session: object, claim: Claim, answer: Answer) -> None:
@@ -188,6 +214,22 @@ def test_a_refusal_is_kept_without_its_effect() -> None:
     assert drive(once(store, REQUEST, diary.work)).status == 404
     assert diary.lines == ["handle", "rollback"]
     assert drive(once(store, REQUEST, diary.work)).is_replay
+
+
+def test_a_refusal_may_be_kept_with_its_effect() -> None:
+    store = MemoryStore()
+    diary = Diary(Answer(403, (), b"no", keeps=True))
+    assert drive(once(store, REQUEST, diary.work)).status == 403
+    assert drive(once(store, REQUEST, diary.work)).is_replay
+    assert diary.lines == ["handle", "commit"]
+
+
+def test_the_effect_of_a_failure_may_be_kept_and_the_key_is_free_again() -> None:
+    store = MemoryStore()
+    diary = Diary(Answer(500, keeps=True))
+    for _ in range(2):
+        assert drive(once(store, REQUEST, diary.work)) is diary.answer
+    assert diary.lines == ["handle", "commit"] * 2
 
 
 @pytest.mark.parametrize("answer", [Answer(503), Answer(422, fits=False), None])

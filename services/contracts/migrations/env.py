@@ -1,10 +1,7 @@
 """Alembic asks here which tables the models define, and which database the settings name."""
 
-from contracts.config.base_settings import MODELS
 from contracts.config.celery_settings import Settings
 from contracts.model.base import Base
 from mainstay.resources.sqlalchemy.alembic import run
-from mainstay.resources.sqlalchemy.models import discover
 
-discover(MODELS)
 run(Settings, Base.metadata)

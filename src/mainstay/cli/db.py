@@ -82,7 +82,14 @@ def revision(
     from mainstay.resources.sqlalchemy import migrate
 
     each = _one(service, "gets a migration")
-    migrate.revision(_url(each), each.path, message, autogenerate=autogenerate, say=_teller(each))
+    migrate.revision(
+        _url(each),
+        each.path,
+        message,
+        autogenerate=autogenerate,
+        models=each.settings.model_discovery_paths,
+        say=_teller(each),
+    )
 
 
 @app.command()
@@ -106,7 +113,10 @@ def check(service: Service = None, as_json: Json = False) -> None:
     """Compare databases, migrations and models; exit 1 where they differ."""
     from mainstay.resources.sqlalchemy import migrate
 
-    found = {each.name: migrate.check(_url(each), each.path) for each in _with_database(service)}
+    found = {
+        each.name: migrate.check(_url(each), each.path, models=each.settings.model_discovery_paths)
+        for each in _with_database(service)
+    }
     if as_json:
         _print(found)
     else:

@@ -94,7 +94,7 @@ class _Project:
         """Look at what is declared and take the project's lock."""
         services = services_of(manifest, processes)
         refuse_missing_folders(manifest, services)
-        told = {service.name: Told.read(service, os.environ) for service in services}
+        told = {service.name: Told.read(service, os.environ) for service in manifest.services}
         if len(processes) == 1:
             processes = (environment.alone(processes[0], told[services[0].name]),)
         folder = state.state_folder(manifest.project)
@@ -144,7 +144,9 @@ class _Project:
         self.undo.callback(servers.stop)
         servers.start(service.name for service in embedded)
         secrets = state.kept_secrets(self.state, "jwt_secret_key", "secret_key")
-        for service in self.services:
+        # Also for those that do not run, so that a second terminal in the folder of one of them
+        # is told what it would be given here, and not what another one was.
+        for service in self.manifest.services:
             given: dict[str, str] = {}
             if servers.postgres is not None and service in embedded:
                 given["DATABASE_URL"] = servers.postgres.url(service.name)
@@ -265,7 +267,7 @@ class _Project:
                         if process.service == service.name
                     },
                 }
-                for service in self.services
+                for service in self.manifest.services
             },
         }
         path = self.state / "dev.json"

@@ -8,13 +8,7 @@ from pathlib import Path
 from mainstay.errors import MainstayError, Misconfigured
 from mainstay.processes import ports
 from mainstay.processes.commands import command
-from mainstay.processes.environment import (
-    Mode,
-    Told,
-    prepare,
-    process_environment,
-    process_folder,
-)
+from mainstay.processes.environment import Mode, Told, prepare, process_environment
 from mainstay.processes.manifest import Manifest, ProcessSpec, ServiceSpec
 from mainstay.processes.supervisor import Launch
 
@@ -51,7 +45,6 @@ def launch(
         command=command(
             process,
             host=told.host(mode),
-            state=process_folder(state, process),
             grace_seconds=grace_seconds,
             alone=mode == "dev",
         ),

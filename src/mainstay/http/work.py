@@ -39,27 +39,32 @@ KEY_DESCRIPTION = (
 _logger = logging.getLogger(__name__)
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
-# Of one connection or one moment, not of the answer itself.
+# Of one connection or one moment, not of the answer itself; and a cookie is a secret of one client,
+# that would lie in the store for as long as the answer is given again.
 _NOT_STORED = frozenset(
-    {"connection", "content-length", "date", "keep-alive", "server", "transfer-encoding"}
+    {
+        "connection",
+        "content-length",
+        "date",
+        "keep-alive",
+        "server",
+        "set-cookie",
+        "transfer-encoding",
+    }
 )
 _NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
 
 
 class BaseWork:
-    """What the units of work of both kinds have in common.
+    """What the units of work of both kinds have in common."""
 
-    Args:
-        scope: Whose key it is done under, as `idempotency.Request` has it.
-    """
-
-    def __init__(self, service: Service, *, scope: str | None = None) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
         self._keeps = False
         self._is_answered = False
         self._has_sent = False
         self._named = 0
-        self._scope = scope
+        self._scope: str | None = None
 
     @property
     def id(self) -> str:
@@ -74,8 +79,13 @@ class BaseWork:
         return "database" in self._service.resources
 
     def name(self, scope: str) -> None:
-        """Give the work the id that every arrival under one key has, before anybody asks for it."""
+        """Give the work the id that every arrival under one key has.
+
+        Args:
+            scope: Whose key it is done under, as `idempotency.Request` has it.
+        """
         self._scope = scope
+        self.__dict__.pop("_id", None)  # which was random, for who asked before
 
     @cached_property
     def _id(self) -> uuid.UUID:
@@ -186,7 +196,12 @@ def store_of(entry: Exchange) -> idempotency.Store[Any]:
 
 
 def stored(
-    status: int, headers: Iterable[tuple[str, str]], body: bytes | None, *, fits: bool
+    status: int,
+    headers: Iterable[tuple[str, str]],
+    body: bytes | None,
+    *,
+    fits: bool,
+    keeps: bool,
 ) -> Answer:
     """Return what is stored of an answer."""
     kept = ((name.lower(), value) for name, value in headers)
@@ -195,4 +210,5 @@ def stored(
         tuple(pair for pair in kept if pair[0] not in _NOT_STORED),
         body or b"",
         fits=fits,
+        keeps=keeps,
     )

@@ -6,7 +6,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,14 +15,13 @@ __all__ = ["Serving", "command"]
 
 
 def command(
-    process: ProcessSpec, *, host: str, state: Path, grace_seconds: float, alone: bool
+    process: ProcessSpec, *, host: str, grace_seconds: float, alone: bool
 ) -> tuple[str, ...]:
     """Return the arguments that start *process*.
 
     Args:
         process: What the manifest says of it.
         host: The address that an HTTP process listens on.
-        state: The process's own folder for what it keeps while it runs.
         grace_seconds: How long work in hand may take once the process is asked to stop.
         alone: No other worker shares the broker, as in dev: a Celery worker then need not wait
             for answers of others when it starts.
@@ -39,7 +37,8 @@ def command(
     if process.kind == "tasks":
         return (*start, "--", *_worker(process, target, alone=alone), *process.options)
     if process.kind == "beat":
-        return (*start, "--", *_beat(target, state), *process.options)
+        beat = ("celery", "-q", "-A", target, "beat", "--loglevel", "INFO")
+        return (*start, "--", *beat, *process.options)
     if process.kind == "relay":
         return (*start, "--", "mainstay.processes.relay", target, *process.options)
     return (*start, *process.options)
@@ -104,8 +103,3 @@ def _worker(process: ProcessSpec, target: str, *, alone: bool) -> tuple[str, ...
         *(("--concurrency", str(process.concurrency)) if process.concurrency else ()),
         *(("--without-mingle", "--without-gossip") if alone else ()),
     )
-
-
-def _beat(target: str, state: Path) -> tuple[str, ...]:
-    schedule = str(state / "schedule")
-    return ("celery", "-q", "-A", target, "beat", "--loglevel", "INFO", "--schedule", schedule)

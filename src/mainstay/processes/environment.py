@@ -25,7 +25,6 @@ __all__ = [
     "heartbeat_file",
     "prepare",
     "process_environment",
-    "process_folder",
     "python_path",
     "service_environment",
     "unnamed_servers",

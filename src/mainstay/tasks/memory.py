@@ -62,6 +62,7 @@ class MemoryStatuses:
                 self._kept[status.id] = old
                 return False
             if old is not None:
+                tries = 0 if old.state.is_final else old.attempts  # it is done again
                 status = replace(
                     status,
                     name=status.name or old.name,
@@ -69,7 +70,7 @@ class MemoryStatuses:
                     worker=status.worker or old.worker,
                     correlation_id=status.correlation_id or old.correlation_id,
                     meta=status.meta or old.meta,
-                    attempts=max(status.attempts, old.attempts),
+                    attempts=max(status.attempts, tries),
                 )
             self._kept[status.id] = replace(status, updated_at=self._clock())
             return True

@@ -36,7 +36,8 @@ class TaskStatus:
         name: The task's name.
         state: Where it is.
         queue: Where it was sent.
-        attempts: Tries begun so far, this one included.
+        attempts: Tries begun so far, this one included, since it was last sent; one that comes
+            back, because its worker was killed, is still the same one.
         epoch: Which delivery tells it, for tasks that are fenced; else 0.
         meta: What the task tells of its progress: ``current``, ``total`` and whatever it adds.
         result: What it returned, once it is done; JSON.

@@ -161,6 +161,22 @@ def test_a_retried_letter_is_back_in_its_queue_and_gone_from_here(broker: Broker
     eventually(lambda: ids(broker) == ["id-1", "id-3"])
 
 
+def test_what_dies_again_meanwhile_is_not_retried_again(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mainstay.resources.redis.deadletters._PAGE", 2)
+    buried(broker, *(letter(number) for number in range(4)))
+    again = iter(range(4, 20))
+
+    def matching(_found: DeadLetter) -> bool:
+        if (number := next(again, None)) is not None:
+            broker.bury(letter(number))
+        return True
+
+    assert broker.store.retry("work", matching) == 4
+    eventually(lambda: ids(broker) == [f"id-{number}" for number in range(4, 8)])
+
+
 def test_a_discarded_letter_is_gone(broker: Broker) -> None:
     buried(broker, letter(1), letter(2))
     assert broker.store.discard("work", lambda found: found.id == "id-1") == 1

@@ -30,6 +30,7 @@ from mainstay.http.fastapi import (
     keyed,
     rate_limit,
     require_role,
+    work,
 )
 
 __all__ = ["Subject", "build"]
@@ -49,6 +50,10 @@ class Subject:
         self.finished: list[str] = []
         self.entered: list[str] = []
         self.released = threading.Event()
+
+
+async def asked_for_its_id(w: Annotated[Work, Depends(work)]) -> str:
+    return w.id
 
 
 def build(service: Service, **options: Any) -> tuple[Any, Subject]:
@@ -77,6 +82,7 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         if item.name == "broken":
             raise RuntimeError("out of luck")
         response.headers["Location"] = f"/api/v1/items/{len(subject.calls)}"
+        response.set_cookie("basket", "7")
         return {"call": len(subject.calls), "work": w.id}
 
     app.include_router(items, prefix="/api/v1")
@@ -84,6 +90,14 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     @app.post("/only-keyed")
     async def only_keyed(w: Annotated[Work, Depends(keyed)]) -> str:
         return w.id
+
+    @app.post("/named-late")
+    async def named_late(
+        before: Annotated[str, Depends(asked_for_its_id)],
+        w: Annotated[Work, Depends(idempotent)],
+    ) -> None:
+        subject.calls.append(w.id)
+        raise RuntimeError("out of luck")
 
     @app.post("/items/{item_id}/pay")
     async def pay(item_id: int, w: Annotated[Work, Depends(idempotent)], coin: str = "") -> str:

@@ -28,6 +28,7 @@ from mainstay.http.flask import (
     operation,
     rate_limit,
     require_role,
+    work,
 )
 from tests.contract.http.subject import Item, Subject
 
@@ -64,7 +65,8 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
         if item.name == "broken":
             raise RuntimeError("out of luck")
         made = {"call": len(subject.calls), "work": w.id}
-        return made, {"Location": f"/api/v1/items/{len(subject.calls)}"}
+        location = f"/api/v1/items/{len(subject.calls)}"
+        return made, {"Location": location, "Set-Cookie": "basket=7; Path=/"}
 
     app.register_blueprint(items)
 
@@ -72,6 +74,12 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
     @operation
     def only_keyed(w: OnlyKeyedWork) -> str:
         return w.id
+
+    @app.post("/named-late")
+    def named_late() -> str:
+        assert work().id
+        subject.calls.append(idempotent().id)
+        raise RuntimeError("out of luck")
 
     @app.post("/items/<int:item_id>/pay")
     @operation

@@ -40,6 +40,12 @@ def test_a_replay_has_a_correlation_id_of_its_own(running: Running) -> None:
     assert len(second.headers.get_list("x-correlation-id")) == 1
 
 
+def test_a_cookie_is_set_by_the_first_answer_alone(running: Running) -> None:
+    first, second = post(running, "k"), post(running, "k")
+    assert first.headers["set-cookie"].startswith("basket=7")
+    assert "set-cookie" not in second.headers
+
+
 def test_requests_without_a_key_are_each_their_own(running: Running) -> None:
     works = {running.client.post(PATH, json={"name": "a"}).json()["work"] for _ in range(2)}
     assert len(works) == 2
@@ -145,6 +151,15 @@ def test_a_key_is_for_one_address_and_not_for_its_route(running: Running) -> Non
 def test_the_id_of_the_work_is_the_same_when_it_is_tried_again(running: Running) -> None:
     post(running, "k", "broken")
     post(running, "k", "broken")
+    assert len(set(running.subject.calls)) == 1
+
+
+def test_the_id_of_the_work_is_the_keys_also_when_it_was_asked_for_before(
+    running: Running,
+) -> None:
+    for _ in range(2):
+        running.client.post("/named-late", headers={"Idempotency-Key": "k"})
+    assert len(running.subject.calls) == 2
     assert len(set(running.subject.calls)) == 1
 
 

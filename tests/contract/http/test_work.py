@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from typing import Annotated, Any
 
 import httpx
@@ -19,6 +20,7 @@ from starlette.background import BackgroundTask
 from websockets.asyncio.client import connect
 
 from mainstay import Resource, Service, Settings
+from mainstay.http import flask
 from mainstay.http.fastapi import Work, create_app, idempotent, work
 from mainstay.resources.sqlalchemy import Database, migrate
 from tests.databases import address, embedded_postgres
@@ -30,6 +32,11 @@ metadata = MetaData()
 InWork = Annotated[Work, Depends(work)]
 
 notes = Table("notes", metadata, Column("text", String))
+
+
+async def noted(w: InWork) -> str:
+    await w.session.execute(insert(notes).values(text="before"))
+    return w.id
 
 
 class Line(Resource):
@@ -114,10 +121,12 @@ async def scene(address: str) -> AsyncIterator[Scene]:
         return JSONResponse({"text": text}, status_code=status)
 
     @app.post("/kept/{text}")
-    async def kept(text: str, w: InWork) -> JSONResponse:
+    async def kept(
+        text: str, w: Annotated[Work, Depends(idempotent)], status: int = 409
+    ) -> JSONResponse:
         await note(w, text)
         w.keep()
-        return JSONResponse({}, status_code=409)
+        return JSONResponse({}, status_code=status)
 
     @app.post("/raising/{text}")
     async def raising(text: str, w: InWork) -> None:
@@ -143,6 +152,15 @@ async def scene(address: str) -> AsyncIterator[Scene]:
     async def keyed(text: str, w: Annotated[Work, Depends(idempotent)], status: int = 201) -> Any:
         await note(w, text)
         return JSONResponse({"text": text}, status_code=status)
+
+    @app.post("/late-key/{text}", status_code=201)
+    async def late_key(
+        text: str,
+        before: Annotated[str, Depends(noted)],
+        w: Annotated[Work, Depends(idempotent)],
+    ) -> dict[str, str]:
+        await note(w, text)
+        return {"before": before, "id": w.id}
 
     @app.post("/slow/{text}")
     async def slow(text: str, w: InWork) -> str:
@@ -280,12 +298,95 @@ async def test_a_keyed_refusal_is_kept_without_its_change(scene: Scene) -> None:
     assert await scene.texts() == []
 
 
+async def test_a_keyed_refusal_may_be_kept_with_its_change(scene: Scene) -> None:
+    key = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        answer = await scene.client.post("/kept/a", headers=key)
+        assert answer.status_code == 409
+        assert await scene.texts() == ["a"]
+    assert answer.headers["idempotency-replayed"] == "true"
+
+
+async def test_a_keyed_failure_may_keep_its_change_each_time_it_is_tried(scene: Scene) -> None:
+    key = {"Idempotency-Key": "k"}
+    for count in (1, 2):
+        answer = await scene.client.post("/kept/a?status=500", headers=key)
+        assert answer.status_code == 500
+        assert await scene.texts() == ["a"] * count
+
+
 async def test_a_keyed_failure_can_be_tried_again(scene: Scene) -> None:
     key = {"Idempotency-Key": "k"}
     assert (await scene.client.post("/keyed/a?status=500", headers=key)).status_code == 500
     answer = await scene.client.post("/keyed/a", headers=key)
     assert answer.status_code == 201
     assert await scene.texts() == ["a"]
+
+
+async def test_what_is_written_before_the_key_is_asked_for_is_kept_once(scene: Scene) -> None:
+    if scene.database.engine.name == "sqlite":
+        pytest.skip("SQLite lets nobody claim a key while something else is being written")
+    key = {"Idempotency-Key": "k"}
+    for _ in range(2):
+        answer = await scene.client.post("/late-key/a", headers=key)
+        assert answer.status_code == 201
+        assert await scene.texts() == ["before", "a"]
+    assert answer.headers["idempotency-replayed"] == "true"
+    assert scene.database.async_engine.sync_engine.pool.checkedout() == 0  # type: ignore[attr-defined]  # of pools that keep connections
+
+
+@pytest.fixture
+def flask_database(address: str) -> Iterator[Database]:
+    migrate.upgrade(address, say=lambda line: None)
+    settings = Settings(env="test", service_name="orders", database_url=address)
+    with closing(Database()) as database:
+        Service(settings, database)
+        metadata.create_all(database.engine)
+        yield database
+
+
+def flask_texts(database: Database) -> list[str]:
+    with database.session(read_only=True) as session:
+        return list(session.scalars(select(notes.c.text)))
+
+
+def test_in_flask_too_what_is_written_before_the_key_is_asked_for_is_kept_once(
+    flask_database: Database,
+) -> None:
+    if flask_database.engine.name == "sqlite":
+        pytest.skip("SQLite lets nobody claim a key while something else is being written")
+    app = flask.create_app(flask_database.service)
+
+    @app.post("/notes")
+    def post() -> str:
+        flask.work().session.execute(insert(notes).values(text="before"))
+        flask.idempotent().session.execute(insert(notes).values(text="after"))
+        return "done"
+
+    for _ in range(2):
+        answer = app.test_client().post("/notes", headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 200
+        assert flask_texts(flask_database) == ["before", "after"]
+    assert answer.headers["idempotency-replayed"] == "true"
+
+
+def test_in_flask_too_a_keyed_refusal_may_be_kept_with_its_change(
+    flask_database: Database,
+) -> None:
+    app = flask.create_app(flask_database.service)
+
+    @app.post("/kept")
+    def post() -> tuple[str, int]:
+        unit = flask.idempotent()
+        unit.session.execute(insert(notes).values(text="a"))
+        unit.keep()
+        return "no", 409
+
+    for _ in range(2):
+        answer = app.test_client().post("/kept", headers={"Idempotency-Key": "k"})
+        assert answer.status_code == 409
+        assert flask_texts(flask_database) == ["a"]
+    assert answer.headers["idempotency-replayed"] == "true"
 
 
 async def test_a_client_that_goes_away_leaves_the_whole_effect_or_none(scene: Scene) -> None:
@@ -365,7 +466,8 @@ async def test_without_a_database_a_task_is_sent_at_once_under_the_id_of_the_wor
     line = Line()
     service = Service(Settings(env="test", service_name="orders"), line)
     for _ in range(2):
-        work_of_a_key = Work(service, scope="one key")
+        work_of_a_key = Work(service)
+        work_of_a_key.name("one key")
         assert [await work_of_a_key.send("run", 1), await work_of_a_key.send("run", 2)]
     ids = [task_id for _, _, task_id in line.tasks]
     assert ids[:2] == ids[2:]

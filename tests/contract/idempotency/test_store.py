@@ -128,4 +128,4 @@ async def test_the_asyncio_twins_do_the_same(room: Room) -> None:
     await room.store.afinish(None, claim, CREATED)
     assert await room.store.aclaim(asked()) == CREATED
     with pytest.raises(Fenced):
-        await room.store.afinish(None, claim, CREATED)
+        await room.store.afinish(None, claim, Answer(200))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -56,7 +57,7 @@ CORPUS: list[tuple[str, Any, dict[str, Any], dict[str, Any], str]] = [
     ("not UTF-8", b"\xff\xfe\x00", {}, {}, "decode:"),
     ("100,000 deep", DEEP, {}, {}, "decode:"),
     ("900 deep", NESTED, {}, {}, "too-deep"),
-    ("too large", json.dumps([["x" * 1_100_000], {}, {}]), {}, {}, "too-large"),
+    ("too large", json.dumps([["x" * 1_200_000], {}, {}]), {}, {}, "too-large"),
     ("no id", GOOD_BODY, {"id": ...}, {}, "malformed:id"),
     ("id a table", GOOD_BODY, {"id": {"a": 1}}, {}, "malformed:id"),
     ("id an int", GOOD_BODY, {"id": 5}, {}, "malformed:id"),
@@ -127,6 +128,16 @@ def test_a_message_whose_arguments_do_not_fit_fails_and_is_no_retry(
     assert working_room.letter(id).reason == "failed:TypeError"
 
 
+def test_a_message_is_decompressed_to_its_limit_and_no_further(working_room: CeleryRoom) -> None:
+    id = new_id()
+    zeros = zlib.compress(bytes(100_000_000))
+    compressed = headers(id=id, compression="application/x-gzip")
+    working_room.publish(zeros, compressed, content_encoding="binary")
+    letter = working_room.letter(id)
+    assert (letter.reason, letter.body) == ("too-large", zeros)
+    assert working_room.ended(working_room.send("add", 1, 2, compression="zlib")).result == 3
+
+
 def test_a_header_that_no_store_can_hold_is_no_trouble(working_room: CeleryRoom) -> None:
     id = new_id()
     working_room.publish(GOOD_BODY, headers(id=id, task="no_such_task", strange="x\ud800"))
@@ -147,6 +158,7 @@ def test_a_header_that_no_store_can_hold_is_no_trouble(working_room: CeleryRoom)
         b'{"body": "!", "headers": [], "properties": {"delivery_tag": 1}}',
         b'{"body": "%%%", "properties": {"delivery_tag": "x", "body_encoding": "base64"}}',
         b'{"properties": {"body_encoding": "rot13", "delivery_tag": "a", "delivery_info": 5}}',
+        b'{"body": 5, "headers": {"task": "add", "id": "1"}, "properties": {}}',
     ],
 )
 def test_a_broken_item_of_a_redis_list_is_a_dead_letter(
@@ -188,7 +200,7 @@ def test_malformed_remote_control_leaves_the_worker_alone(working_room: CeleryRo
     control = working_room.app.control.mailbox.exchange
     with working_room.app.connection_for_write() as connection:
         producer = connection.Producer(auto_declare=False)
-        for body in (b"nonsense", b"[]", b'{"method": 5}', b"\xff"):
+        for body in (b"nonsense", b"[]", b'{"method": 5}', b"\xff", DEEP.encode()):
             producer.publish(
                 body,
                 exchange=control,
@@ -197,3 +209,17 @@ def test_malformed_remote_control_leaves_the_worker_alone(working_room: CeleryRo
                 content_encoding="utf-8",
             )
     assert working_room.ended(working_room.send("add", 1, 2)).result == 3
+
+
+def test_what_is_no_remote_control_leaves_the_worker_alone(
+    shared: Callable[[str], CeleryRoom],
+) -> None:
+    working_room = shared("redis")
+    client = connect(working_room.url)
+    worker = working_room.shared
+    assert worker is not None
+    for text in ("nonsense", "5", "[]", "{}", '{"a":' * 100_000 + "1" + "}" * 100_000):
+        client.publish("/0.celery.pidbox", text)
+    assert working_room.ended(working_room.send("add", 1, 2)).result == 3
+    assert working_room.app.control.ping(timeout=2.0, limit=1)
+    assert worker.is_running

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -328,3 +329,38 @@ def test_the_banner_and_the_last_words_are_lines_too(own_room: CeleryRoom) -> No
         assert worker.terminate() == 0
         for line in worker.log.read_bytes().splitlines():
             json.loads(line)
+
+
+SLOW = """
+from mainstay import Service
+from mainstay.config import Settings
+from mainstay.resources.sqlalchemy import Database
+from mainstay.tasks.celery import create_celery_app
+celery_app = create_celery_app(Service(Settings, Database()))
+
+@celery_app.task(name="slow", time_limit=7200)
+def slow(*, session): ...
+"""
+
+
+def test_a_worker_whose_task_may_outlast_what_holds_it_does_not_start(tmp_path: Path) -> None:
+    (tmp_path / "slow_app.py").write_text(SLOW)
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", "slow_app", "worker", "--concurrency", "1"],
+        cwd=tmp_path,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "APP_ENV": "prod",
+            "APP_METRICS_PORT": "0",
+            "CELERY_BROKER_URL": "amqp://u:p@127.0.0.1:1/v",
+            "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78, ended.stderr
+    assert "task slow: time_limit 7200 s is not a minute below" in ended.stderr
+    assert "task slow: time_limit 7200 s is above the 300 s" in ended.stderr
+    assert "Traceback" not in ended.stderr

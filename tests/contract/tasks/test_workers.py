@@ -156,6 +156,26 @@ def test_a_task_that_waited_too_long_is_a_dead_letter(working_room: CeleryRoom) 
     assert "add 902 1" not in working_room.effects()
 
 
+def test_a_task_that_waits_too_long_in_a_workers_hands_is_a_dead_letter(
+    working_room: CeleryRoom,
+) -> None:
+    id = working_room.send("add", 903, 1, countdown=2, expires=1)
+    assert working_room.letter(id).reason == "expired"
+    assert working_room.ended(id).state is State.FAILURE
+    assert "add 903 1" not in working_room.effects()
+    # Nobody holds against it what became of it when it is put back.
+    assert working_room.letters.retry(working_room.queue, lambda letter: letter.id == id) == 1
+    eventually(lambda: working_room.ended(id).state is State.SUCCESS)
+    assert "add 903 1" in working_room.effects()
+
+
+def test_what_was_called_off_and_expires_then_is_called_off(working_room: CeleryRoom) -> None:
+    id = working_room.send("add", 904, 1, countdown=2, expires=1)
+    working_room.app.control.revoke(id)
+    assert working_room.ended(id).state is State.REVOKED
+    assert not [letter for letter in working_room.dead() if letter.id == id]
+
+
 def test_a_dead_letter_that_is_put_back_is_done(working_room: CeleryRoom) -> None:
     key = new_id()
     id = working_room.send("kill_first_dead", key)
@@ -231,6 +251,11 @@ def test_what_no_worker_would_take_is_refused_at_the_sender(working_room: Celery
         nested = [nested]
     with pytest.raises(TooLarge, match="levels deep"):
         working_room.send("add", nested, 2)
+
+
+def test_what_is_just_accepted_at_the_sender_is_begun(working_room: CeleryRoom) -> None:
+    id = working_room.send("add", "x" * (2**20 - 60), 2)
+    assert working_room.letter(id).reason == "failed:TypeError"
 
 
 async def test_sending_leaves_the_event_loop_alone(working_room: CeleryRoom) -> None:

@@ -57,6 +57,14 @@ def states(workflow: Workflow) -> list[str]:
     return [str(step.state) for step in workflow.steps]
 
 
+def assert_states(room: CeleryRoom, expected: dict[str, WorkflowState]) -> None:
+    """All that are asked for are told of; one that is not known is left out."""
+    ids = [*expected, "never accepted"]
+    assert room.app.workflows.states(ids) == expected
+    with database_of(room).session() as session:
+        assert room.app.workflows.states(iter(ids), session=session) == expected
+
+
 def result_of(room: CeleryRoom, workflow: Workflow) -> object:
     """Return the result of the last step."""
     status = room.status(workflow.steps[-1].task_id)
@@ -116,6 +124,7 @@ def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_a
         assert states(failed) == ["success", "failure", "success", "skipped", "skipped"]
         assert failed.steps[1].error == {"type": "ValueError", "detail": "the gate is shut"}
         assert [room.letter(failed.steps[1].task_id).reason] == ["failed:ValueError"]
+        assert_states(room, {id: WorkflowState.FAILURE})
 
         gate_of(room.effects_file, keys[1], 0).touch()
         assert room.app.workflows.retry(id) == [failed.steps[1].task_id]
@@ -123,6 +132,8 @@ def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_a
             room.app.workflows.retry(id)
         done = ended(room, id)
         assert (done.id, states(done)) == (id, ["success"] * 5)
+        waiting = start(room, step(room, "elsewhere").set(queue="nobody"))
+        assert_states(room, {id: WorkflowState.SUCCESS, waiting: WorkflowState.RUNNING})
         assert [each.attempts for each in done.steps] == [1, 2, 1, 1, 1]
         assert [each.task_id for each in done.steps] == [each.task_id for each in failed.steps]
         assert result_of(room, done) == [keys[2], "end"]
@@ -270,6 +281,11 @@ def test_asyncio_has_the_same(room: CeleryRoom) -> None:
                 assert found is not None
                 assert [each.state for each in found.steps] == [StepState.SUCCESS] * 2
         assert await ours.aget("never heard of") is None
+        done = dict.fromkeys((first, second), WorkflowState.SUCCESS)
+        ids = [*done, "never heard of"]
+        assert await ours.astates(ids) == done
+        async with database_of(room).asession() as session:
+            assert await ours.astates(ids, session=session) == done
         await database_of(room).aclose()
 
     asyncio.run(scenario())

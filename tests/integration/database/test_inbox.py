@@ -191,6 +191,12 @@ def test_steps_are_of_fenced_work_alone(database: Database) -> None:
         inbox.first_time(session, "one")
 
 
+def test_parts_with_colons_identify_no_other_work() -> None:
+    works = [("a", "b:c"), ("a:b", "c"), ("a", "b", "c"), ("a", "b%3Ac"), ("a:b:c",)]
+    assert len({inbox.identity("step", *parts) for parts in works}) == len(works)
+    assert inbox.identity("task", "4e1c-9a") == "task:4e1c-9a"
+
+
 def test_an_id_of_any_length_identifies_work(database: Database) -> None:
     long = inbox.identity("task", "x" * 255)
     assert long != inbox.identity("task", "x" * 254)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from sqlalchemy import Connection, text
@@ -72,3 +74,35 @@ def test_who_finds_it_in_use_takes_one_of_the_pool(kept: Kept) -> None:
 def test_what_may_be_tried_again_is_raised_when_the_connection_is_sound(kept: Kept) -> None:
     with pytest.raises(Retry):
         kept.run(lambda one: one.execute(text("do $$ begin raise lock_not_available; end $$")))
+
+
+class TimeIsUp(Exception):
+    """What a time limit raises in the midst of whatever is done."""
+
+
+@contextmanager
+def limit(seconds: float) -> Iterator[None]:
+    def interrupt(*_: object) -> None:
+        raise TimeIsUp
+
+    former = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, former)
+
+
+def test_a_statement_that_is_interrupted_spoils_no_later_one(kept: Kept) -> None:
+    first = kept.run(pid)
+    with pytest.raises(TimeIsUp), limit(0.3):
+        kept.run(lambda connection: connection.execute(text("select pg_sleep(30)")))
+    assert kept.run(pid) != first
+
+
+def test_a_session_that_is_interrupted_says_so_and_spoils_no_later_one(database: Database) -> None:
+    with pytest.raises(TimeIsUp), limit(0.3), database.session() as session:
+        session.execute(text("select pg_sleep(30)"))
+    with database.session() as session:
+        assert session.execute(text("select 1")).scalar_one() == 1

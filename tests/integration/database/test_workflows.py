@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 from sqlalchemy import func, select, update
+from sqlalchemy.event import listen
 
 from mainstay.errors import Conflict, NotFound
 from mainstay.resources.sqlalchemy import Database, tables, workflows
 from mainstay.resources.sqlalchemy.status import TaskStatuses
 from mainstay.resources.sqlalchemy.workflows import NewStep, ReadyStep
+from mainstay.taskstates import State
 
 
 def kept(database: Database, id: str = "w") -> None:
@@ -69,6 +71,32 @@ def test_what_failed_is_given_again_what_it_was_given(database: Database) -> Non
     assert (found.name, found.correlation_id) == ("shop", "cid")
     assert [step.task_id for step in found.steps] == ["a", "b", "c", "d"]
     assert found.steps[1].attempts == 3
+
+
+def test_many_are_asked_for_in_one_statement(database: Database) -> None:
+    steps = [
+        NewStep(task_id="e", name="first", signature="E"),
+        NewStep(task_id="f", name="last", signature="F", needs=["e"]),
+    ]
+    kept(database)
+    passed(database, "a", 1)
+    with database.session() as session:
+        connection = session.connection()
+        workflows.keep(connection, "other", "shop", steps)
+        asked: list[str] = []
+        listen(connection, "before_cursor_execute", lambda *told: asked.append(told[2]))
+        assert workflows.states(connection, ["w", "other", "none"]) == {
+            "w": [
+                ("a", [], State.SUCCESS),
+                ("b", ["a"], None),
+                ("c", ["a"], None),
+                ("d", ["b", "c"], None),
+            ],
+            "other": [("e", [], None), ("f", ["e"], None)],
+        }
+        assert len(asked) == 1
+        assert workflows.states(connection, []) == {}
+        assert len(asked) == 1
 
 
 def test_a_purge_leaves_what_is_under_way_and_the_statuses_of_what_it_leaves(

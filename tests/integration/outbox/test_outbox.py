@@ -11,7 +11,7 @@ from sqlalchemy import text
 
 from mainstay.errors import Disconnected, NoRoute, NotConnected, Overloaded, Refuse, Unconfirmed
 from mainstay.outgoing import OutboxMessage
-from mainstay.resources.sqlalchemy import claims, migrate, relay, tables
+from mainstay.resources.sqlalchemy import claims, deadletters, migrate, relay, tables
 from mainstay.resources.sqlalchemy.deadletters import DatabaseDeadLetters
 from mainstay.resources.sqlalchemy.outbox import RelayBehind
 from mainstay.retries import Backoff
@@ -65,6 +65,16 @@ def test_a_rollback_sends_nothing(scene: Scene) -> None:
         (last,) = scene.send(message())
         eventually(lambda: last in scene.broker.ids)
     assert scene.broker.ids == [last]
+
+
+def test_relays_are_told_of_the_commit_and_not_of_a_savepoint(scene: Scene) -> None:
+    told: list[str] = []
+    scene.outbox.on_commit(lambda: told.append("commit"))
+    with scene.database.session() as session:
+        with session.begin_nested():
+            scene.outbox.put(session, message())
+        assert told == []
+    assert told == ["commit"]
 
 
 async def test_a_message_leaves_with_a_session_of_asyncio(scene: Scene) -> None:
@@ -294,6 +304,42 @@ def test_one_broken_message_is_buried_with_its_reason_and_holds_up_no_other(
         eventually(lambda: broken.id in scene.broker.ids)
     again = scene.broker.published[-1]
     assert (again.body, again.headers, again.route) == (broken.body, broken.headers, broken.route)
+
+
+def test_a_letter_that_dies_again_meanwhile_is_not_retried_again(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadletters, "_PAGE", 1)
+    letters = DatabaseDeadLetters(scene.database)
+    letter = deadletters.letter_of(message(), "no-route", "")
+    again = iter(range(9))
+
+    def bury() -> None:
+        with scene.database.session() as session:
+            deadletters.keep(session, letter)
+
+    def matching(_letter: object) -> bool:
+        if next(again, None) is not None:
+            bury()
+        return True
+
+    bury()
+    bury()
+    assert letters.discard("mails", matching) == 2
+    assert len(list(letters.letters("mails"))) == 2
+    assert list(letters.letters("nobody")) == []
+
+
+def test_what_a_full_queue_refused_before_is_not_given_up_sooner(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay, "_REFUSAL", Backoff(attempts=3, initial_seconds=0.05))
+    said = iter([Overloaded("full")] * 4 + [NoRoute("its queue is made anew")] * 2)
+    scene.broker.refuses = lambda _each: next(said, None)
+    (id,) = scene.send(message())
+    with scene.relaying():
+        eventually(lambda: waiting(scene) == 0)
+    assert (scene.broker.ids, scene.broker.buried_ids) == ([id], [])
 
 
 def test_a_dead_letter_can_be_thrown_away(scene: Scene) -> None:

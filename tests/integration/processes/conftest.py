@@ -87,7 +87,7 @@ class Project:
 
     def do(self, *arguments: str, **environ: str) -> tuple[int, str]:
         """Run a command to its end; return its exit code and what it said."""
-        code = self.start(*arguments, **environ).wait(30)
+        code = self.start(*arguments, **environ).wait(90)
         return code, self.said
 
     @property
@@ -95,7 +95,7 @@ class Project:
         return (self.folder / "said").read_text(errors="replace")
 
     def says(self, text: str, *, times: int = 1) -> None:
-        eventually(lambda: self.said.count(text) >= times, timeout_seconds=20)
+        eventually(lambda: self.said.count(text) >= times, timeout_seconds=60)
 
     def ask(self, name: str, path: str = "") -> str:
         url = f"http://127.0.0.1:{self.ports[name]}/{path}"
@@ -129,7 +129,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     for process in made.started:
         if process.poll() is None:
             process.terminate()
-            process.wait(30)
+            process.wait(90)
     for pid in made.processes():
         os.kill(pid, signal.SIGKILL)
 
@@ -146,7 +146,7 @@ def ready(project: Project) -> Callable[..., subprocess.Popen[bytes]]:
         process = project.start("dev", *quiet, *arguments, **environ)
         eventually(
             lambda: "Ready after" in project.said or process.poll() is not None,
-            timeout_seconds=30,
+            timeout_seconds=90,
         )
         assert process.poll() is None, project.said
         return process

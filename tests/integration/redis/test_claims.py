@@ -1,4 +1,4 @@
-"""A claim is its owner's, also when the network loses the answer to it."""
+"""A claim is its owner's and an answer is kept, also when the network loses the word of it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import aclosing
 from typing import Self
 from urllib.parse import urlsplit
 
-from mainstay.idempotency import Claim, Request
+from mainstay.idempotency import Answer, Claim, Request
 from mainstay.resources.redis import Redis
 from mainstay.resources.redis.idempotency import RedisStore
 
@@ -75,3 +75,18 @@ async def test_a_claim_whose_answer_is_lost_is_still_its_owners(redis_url: str) 
 
         assert isinstance(found, Claim)
         assert found.epoch == 1
+
+
+async def test_an_answer_is_kept_though_the_word_of_it_is_lost(redis_url: str) -> None:
+    async with _Losing(redis_url) as network, aclosing(Redis(url=network.url)) as redis:
+        store = RedisStore(redis)
+        before, claim = await store.aclaim(asked("before")), await store.aclaim(asked("lost"))
+        assert isinstance(before, Claim)
+        assert isinstance(claim, Claim)
+        refusal = Answer(409, (("content-type", "text/plain"),), b"that name is taken")
+        await store.afinish(None, before, refusal)
+
+        network.lose_the_next_answer()
+        await store.afinish(None, claim, refusal)
+
+        assert await store.aclaim(asked("lost")) == refusal

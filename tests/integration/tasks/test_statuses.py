@@ -12,8 +12,16 @@ from mainstay.resources.redis.client import connect
 from mainstay.resources.sqlalchemy import Database
 from mainstay.resources.sqlalchemy.migrate import upgrade
 from mainstay.tasks.celery.statuses import DatabaseStatuses, RedisStatuses
-from mainstay.tasks.status import State, TaskStatus
+from mainstay.tasks.memory import MemoryStatuses
+from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.taskstates import ANY_EPOCH
+
+
+@pytest.fixture
+def in_redis(redis_url: str) -> Iterator[RedisStatuses]:
+    client = connect(redis_url)
+    yield RedisStatuses(client)
+    client.close()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -63,12 +71,51 @@ def test_a_fenced_task_that_was_buried_goes_on_when_it_is_put_back(
     assert (status.state, status.error) == (State.STARTED, None)
 
 
-@pytest.mark.parametrize(("result", "kept"), [(2**70, 2**70), ({1: "one"}, {"1": "one"})])
-def test_whatever_json_can_hold_is_kept_in_redis(redis_url: str, result: Any, kept: Any) -> None:
-    client = connect(redis_url)
-    statuses = RedisStatuses(client)
-    statuses.record(TaskStatus(id="1", state=State.SUCCESS, attempts=1, result=result))
+@pytest.mark.parametrize("state", [State.RETRYING, State.PROGRESS])
+def test_a_late_word_of_an_earlier_try_changes_nothing(
+    statuses: DatabaseStatuses, state: State
+) -> None:
+    for attempt in (1, 2):
+        statuses.record(TaskStatus(id="1", state=State.STARTED, attempts=attempt))
+    assert not statuses.record(TaskStatus(id="1", state=state, attempts=1))
     status = statuses.find("1")
-    client.close()
+    assert status is not None
+    assert (status.state, status.attempts) == (State.STARTED, 2)
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_the_tries_of_a_task_that_is_done_again_are_counted_anew(
+    statuses: DatabaseStatuses, sent: bool
+) -> None:
+    tried_again(statuses, sent=sent)
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_they_are_counted_anew_in_redis_and_in_memory_too(
+    in_redis: RedisStatuses, sent: bool
+) -> None:
+    tried_again(in_redis, sent=sent)
+    tried_again(MemoryStatuses(), sent=sent)
+
+
+def tried_again(kept: StatusStore, *, sent: bool) -> None:
+    """Have a task that failed at its third try begun again, sent anew or put back."""
+    kept.record(TaskStatus(id="1", state=State.STARTED, attempts=3))
+    kept.record(TaskStatus(id="1", state=State.FAILURE, attempts=3))
+    if sent:
+        assert kept.record(TaskStatus(id="1"))
+    assert kept.record(TaskStatus(id="1", state=State.STARTED, attempts=1))
+    assert kept.record(TaskStatus(id="1", state=State.RETRYING, attempts=1))
+    status = kept.find("1")
+    assert status is not None
+    assert (status.state, status.attempts) == (State.RETRYING, 1)
+
+
+@pytest.mark.parametrize(("result", "kept"), [(2**70, 2**70), ({1: "one"}, {"1": "one"})])
+def test_whatever_json_can_hold_is_kept_in_redis(
+    in_redis: RedisStatuses, result: Any, kept: Any
+) -> None:
+    in_redis.record(TaskStatus(id="1", state=State.SUCCESS, attempts=1, result=result))
+    status = in_redis.find("1")
     assert status is not None
     assert status.result == kept

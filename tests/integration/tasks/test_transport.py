@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,9 +34,9 @@ def channel(redis_url: str) -> Iterator[Channel]:
         yield connection.channel()
 
 
-def taken(client: redis.Redis, channel: Channel) -> Any:
+def taken(client: redis.Redis, channel: Channel, item: bytes = ITEM) -> Any:
     """Put a message on a queue and take it, as a consumer does."""
-    client.lpush("q", ITEM)
+    client.lpush("q", item)
     message: Any = channel.basic_get("q")  # type: ignore[no-untyped-call] # kombu leaves it untyped
     note(message, "failed:ValueError", "no such thing")
     return message
@@ -62,6 +63,41 @@ def test_a_letter_that_cannot_be_made_leaves_a_minimal_one(
     (letter,) = letters(client)
     assert (letter.reason, letter.envelope) == ("failed:ValueError", ITEM)
     assert in_flight(client) == 0
+
+
+def test_a_minimal_letter_keeps_no_token(
+    client: redis.Redis, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    headers = {"task": "add", "id": "1", "x-mainstay-token": "secret"}
+    message = taken(client, channel, json.dumps({"headers": headers, "properties": {}}).encode())
+    monkeypatch.setattr(transport, "letter_of", broken)
+    message.reject()
+    (letter,) = letters(client)
+    assert json.loads(letter.envelope)["headers"] == {"task": "add", "id": "1"}
+
+
+def test_what_the_server_does_not_bury_waits_behind_the_others(
+    client: redis.Redis, channel: Channel
+) -> None:
+    client.rpush(dead_letters_of("q"), b"the dead letters of another program")
+    message = taken(client, channel)
+    client.lpush("q", b"another")
+    message.reject()
+    assert client.lrange("q", 0, -1) == [ITEM, b"another"]
+    assert (client.llen(dead_letters_of("q")), in_flight(client)) == (1, 0)
+
+
+def test_what_the_server_does_not_take_back_stays_where_it_is(
+    client: redis.Redis, channel: Channel
+) -> None:
+    message = taken(client, channel)
+    client.set("q", "the value of another program")
+    with pytest.raises(redis.ResponseError):
+        message.requeue()
+    assert in_flight(client) == 1
+    client.delete("q")
+    message.requeue()
+    assert (client.llen("q"), in_flight(client)) == (1, 0)
 
 
 def test_what_cannot_be_buried_at_all_goes_back_and_is_not_counted(
@@ -113,6 +149,29 @@ def test_what_is_somebody_elses_by_now_is_not_buried(client: redis.Redis, channe
     assert (letters(client), client.llen("q"), told) == ([], 0, [])
 
 
+@pytest.mark.timeout(60)
+def test_what_was_moved_for_an_answer_that_was_lost_goes_back(
+    client: redis.Redis, redis_url: str
+) -> None:
+    options = {"priority_steps": [0]}
+    with Connection(redis_url, transport=Transport, transport_options=options) as connection:
+        channel: Any = connection.channel()
+        held: list[Any] = []
+        Consumer(channel, [Queue("q")], on_message=held.append).consume()
+        cycle = channel.connection.cycle
+        cycle.on_poll_start()
+        client.lpush("q", ITEM)
+        eventually(lambda: in_flight(client) == 1)
+        # As kombu lets go of a connection whose answer is overdue, and goes on with another.
+        channel.client.connection.disconnect()
+        with pytest.raises(redis.ConnectionError, match="lost"):
+            cycle.on_poll_start()
+    with Connection(redis_url, transport=Transport) as connection:
+        other: Any = connection.channel()
+        eventually(lambda: other.reclaim() or client.llen("q") == 1, timeout_seconds=30)
+    assert (held, in_flight(client)) == ([], 0)
+
+
 def test_a_connection_is_let_go_of_though_its_server_is_gone() -> None:
     with Redis() as server:
         connection = Connection(
@@ -157,6 +216,35 @@ def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
             eventually(lambda: channel._receive() or read)
             assert not channel._receive()
     assert read == [{"method": "ping"}]
+
+
+@pytest.mark.timeout(30)
+def test_a_text_of_any_depth_in_the_mailbox_is_passed_over(
+    client: redis.Redis, redis_url: str
+) -> None:
+    with Connection(redis_url, transport=Transport) as connection:
+        channel: Any = connection.channel()
+        mailbox = Queue("mailbox", Exchange("control", type="fanout"))
+        read: list[object] = []
+        with Consumer(
+            channel, [mailbox], no_ack=True, callbacks=[lambda body, _message: read.append(body)]
+        ):
+            channel.connection.cycle._register_LISTEN(channel)
+            client.publish("/0.control", '{"a":' * 100_000 + "1" + "}" * 100_000)
+            connection.Producer().publish({"method": "ping"}, exchange=mailbox.exchange)
+            while not read:
+                channel._receive_one(channel.subclient)
+    assert read == [{"method": "ping"}]
+
+
+def test_a_letter_that_is_put_back_begins_a_life_of_its_own(client: redis.Redis) -> None:
+    headers = {"task": "add", "id": "1", "expires": "2001-01-01T00:00:00Z", "x-delivery-count": 5}
+    item = json.dumps({"headers": headers, "properties": {}}).encode()
+    letter = DeadLetter("1", "task", "q", "expired", envelope=item)
+    client.xadd(dead_letters_of("q"), letter.to_fields())  # type: ignore[arg-type] # narrower than it takes
+    assert RedisDeadLetters(client, {"task": requeue}).retry("q", lambda _letter: True) == 1
+    (found,) = client.lrange("q", 0, -1)
+    assert json.loads(found) == {"headers": {"task": "add", "id": "1"}, "properties": {}}
 
 
 @pytest.mark.parametrize("item", [b"\xff{nonsense", b"5", b'{"headers": [1]}', b"{}"])

@@ -58,6 +58,23 @@ def test_flask_runs_it_on_sqlite_and_with_eager_tasks(tmp_path: Path) -> None:
         assert {each["status"] for each in listed} == {"failed", "active"}
 
 
+def test_tables_of_models_that_are_named_from_outside_are_compared(tmp_path: Path) -> None:
+    (tmp_path / "more_models.py").write_text(
+        "from sqlalchemy import Column, Integer, Table\n"
+        "from contracts.model.base import Base\n"
+        "Table('annexes', Base.metadata, Column('id', Integer, primary_key=True))\n"
+    )
+    env = environ(tmp_path, NOWHERE)
+    do(env, "alembic", "upgrade", "head")
+    env |= {"PYTHONPATH": str(tmp_path), "MODEL_DISCOVERY_PATHS": "contracts.model,more_models"}
+    do(env, "flask", "--app", "contracts.app", "db", "upgrade")
+    for command in (["alembic"], ["mainstay", "db"], ["flask", "--app", "contracts.app", "db"]):
+        assert "annexes" in do(env, *command, "check", exit_code=255 if len(command) == 1 else 1)
+    env["MODEL_DISCOVERY_PATHS"] = "more_modles"
+    for command in (["alembic"], ["mainstay", "db"], ["flask", "--app", "contracts.app", "db"]):
+        assert "'more_modles'" in do(env, *command, "check", exit_code=78)
+
+
 def test_a_contract_that_failed_has_failed_when_its_steps_are_forgotten(tmp_path: Path) -> None:
     env = environ(
         tmp_path,

@@ -17,7 +17,7 @@ START = (sys.executable, "-m", "mainstay.processes.start")
 
 def line(*, alone: bool = False, **given: Any) -> tuple[str, ...]:
     process = ProcessSpec(service="data", name="it", **given)
-    return command(process, host="127.0.0.1", state=Path("/state"), grace_seconds=25, alone=alone)
+    return command(process, host="127.0.0.1", grace_seconds=25, alone=alone)
 
 
 def test_the_server_of_an_http_process_is_the_one_that_its_target_is_made_for() -> None:
@@ -66,9 +66,12 @@ def test_a_worker_that_is_alone_does_not_wait_for_others() -> None:
     assert "--without-mingle" not in line(kind="tasks", target="a:b")
 
 
-def test_beat_keeps_its_schedule_with_the_state() -> None:
-    found = line(kind="beat", target="data.worker:app")
-    assert found[-2:] == ("--schedule", "/state/schedule")
+def test_beat_is_celerys_own_command_line_and_keeps_no_file() -> None:
+    found = line(kind="beat", target="data.worker:app", options=("--pidfile", ""))
+    assert found[5:] == (
+        *("celery", "-q", "-A", "data.worker:app", "beat", "--loglevel", "INFO"),
+        *("--pidfile", ""),
+    )
 
 
 @pytest.mark.parametrize("kind", ["rpc", "events", "loop"])

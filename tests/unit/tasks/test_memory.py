@@ -202,3 +202,36 @@ def test_a_task_leaves_with_a_commit_and_not_with_a_rollback(database: Database)
     status = room.status(kept)
     assert status is not None
     assert status.result == 2
+
+
+def test_a_task_of_a_savepoint_leaves_when_all_around_it_has_committed(database: Database) -> None:
+    room = MemoryTasks()
+    room.task(abs, name="abs")
+    with database.session() as session:
+        before = room.send("abs", -1, session=session)
+        with session.begin_nested(), session.begin_nested():
+            kept = room.send("abs", -2, session=session)
+        with session.begin_nested() as savepoint:
+            with session.begin_nested():
+                within = room.send("abs", -3, session=session)
+            undone = room.send("abs", -4, session=session)
+            savepoint.rollback()
+        assert room.status(before) is room.status(kept) is None
+    assert room.run() == 2
+    assert room.status(before) is not None
+    assert room.status(kept) is not None
+    assert room.status(within) is room.status(undone) is None
+
+
+def test_a_task_of_a_savepoint_is_undone_with_all_around_it(database: Database) -> None:
+    room = MemoryTasks()
+    room.task(abs, name="abs")
+    with Session(database.engine) as session:
+        with session.begin_nested():
+            room.send("abs", -1, session=session)
+        session.rollback()
+        with session.begin_nested():
+            room.send("abs", -2, session=session)
+        session.close()  # which rolls back too, and says nothing of it
+        session.commit()
+    assert room.run() == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 from uuid import UUID, uuid4
 
@@ -14,6 +15,7 @@ from contracts.worker.tasks import preparation
 from mainstay.errors import Conflict, NotFound
 from mainstay.http.flask import Page, Rows, Work, idempotent, operation, work
 from mainstay.tasks.celery import get_celery_app
+from mainstay.tasks.workflow import WorkflowState
 
 __all__ = ["register_blueprints"]
 
@@ -47,28 +49,33 @@ def create(body: ContractIn, w: KeyedWork) -> Placed:
 @operation(tags=["contracts"])
 def contracts(page: Page, w: PlainWork) -> Rows[ContractOut]:
     """List the contracts, newest first."""
-    wanted = queries.newest(
-        _dialect(w), limit=page.limit, offset=page.offset, position=page.position
-    )
-    rows = w.session.execute(wanted).all()
+    wanted = queries.newest(limit=page.limit, offset=page.offset, position=page.position)
+    rows = w.session.scalars(wanted).all()
+    states = _states(w, rows)
     total = w.session.scalar(queries.total()) if page.count else None
-    return page.rows(rows, lambda row: (row[0].created_at, row[0].id), show=_shown, total=total)
+    return page.rows(
+        rows,
+        lambda row: (row.created_at, row.id),
+        show=lambda row: _shown(row, states),
+        total=total,
+    )
 
 
 @blueprint.get("/<uuid:id>")
 @operation(tags=["contracts"])
 def contract(id: UUID, w: PlainWork) -> ContractOut:
     """Show one contract."""
-    return _shown(_find(w, id))
+    row = _find(w, id)
+    return _shown(row, _states(w, [row]))
 
 
 @blueprint.get("/<uuid:id>/workflow")
 @operation(tags=["contracts"])
 def workflow(id: UUID, w: PlainWork) -> WorkflowOut:
     """Tell what has become of each step of a contract."""
-    row, _ = _find(w, id)
+    workflow_id = _find(w, id).workflow_id
     w.rollback()  # one connection a request is enough
-    found = get_celery_app(current_app).workflows.get(row.workflow_id)
+    found = get_celery_app(current_app).workflows.get(workflow_id)
     if found is None:
         raise NotFound(f"the steps of contract {id} are no longer kept")
     return WorkflowOut.model_validate(found)
@@ -78,7 +85,7 @@ def workflow(id: UUID, w: PlainWork) -> WorkflowOut:
 @operation(status=202, tags=["contracts"])
 def retry(id: UUID, w: PlainWork) -> Placed:
     """Do the step again that failed, and then what waits for it."""
-    row, _ = _find(w, id)
+    row = _find(w, id)
     try:
         get_celery_app(current_app).workflows.retry(row.workflow_id, session=w.session)
     except NotFound as error:
@@ -86,20 +93,23 @@ def retry(id: UUID, w: PlainWork) -> Placed:
     return _accepted(row)
 
 
-def _find(w: Work, id: UUID) -> queries.Found:
-    found = w.session.execute(queries.contract(id, _dialect(w))).first()
+def _find(w: Work, id: UUID) -> Contract:
+    found = w.session.get(Contract, id)
     if found is None:
         raise NotFound(f"there is no contract {id}")
     return found
 
 
-def _dialect(w: Work) -> str:
-    return w.session.get_bind().dialect.name
+def _states(w: Work, contracts: Iterable[Contract]) -> Mapping[str, WorkflowState]:
+    ids = [each.workflow_id for each in contracts]
+    return get_celery_app(current_app).workflows.states(ids, session=w.session)
 
 
-def _shown(found: queries.Found) -> ContractOut:
-    row, has_failed = found
-    shown = ContractOut.model_validate(row)
+def _shown(contract: Contract, states: Mapping[str, WorkflowState]) -> ContractOut:
+    shown = ContractOut.model_validate(contract)
+    state = states.get(contract.workflow_id)
+    # Workflows are forgotten some time after their end, which then was not a success.
+    has_failed = state is WorkflowState.FAILURE or (state is None and contract.status != "active")
     return shown.model_copy(update={"status": "failed"}) if has_failed else shown
 
 

@@ -45,8 +45,8 @@ T = TypeVar("T")
 class Work(BaseWork):
     """The unit of work of one request: ``w: Annotated[Work, Depends(work)]``."""
 
-    def __init__(self, service: Service, *, scope: str | None = None) -> None:
-        super().__init__(service, scope=scope)
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
         self._session: AsyncSession | None = None
         self._endings: set[asyncio.Future[Any]] = set()
 
@@ -182,6 +182,9 @@ async def idempotent(
     worked on, and its answer is stored in the transaction of its effect; every other one gets
     that answer, byte for byte, and the handler is not called.
 
+    It is the unit that :func:`work` gives: what an earlier dependency wrote in it is kept once too.
+    On SQLite let it write nothing before: the claim needs the one lock that there is for writing.
+
     Raises:
         Malformed: The key has another form.
         Invalid: The key was used for another body.
@@ -204,9 +207,11 @@ async def _under_key(request: Request, key: str) -> Work:
     content_type = request.headers.get("content-type", "")
     asked = asked_under(key, entry, body=await request.body(), content_type=content_type)
     store = store_of(entry)
-    unit = _KeyedUnit(Work(entry.edge.service, scope=asked.scope), entry)
+    unit = _KeyedUnit(await work(request), entry)
+    unit.work.name(asked.scope)
     answer = await unit.begin(store, asked)
     if answer is not None:
+        await unit.work.rollback()  # what was written before the key was asked for
         raise Replay(answer)
     entry.unit = unit
     return unit.work
@@ -278,7 +283,8 @@ class _KeyedUnit(_Unit):
         if steps is None:
             return
         pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-        answer = stored(status, pairs, body, fits=not self.entry.is_misfit)
+        keeps = self.work.is_kept(self.entry.method, status)
+        answer = stored(status, pairs, body, fits=not self.entry.is_misfit, keeps=keeps)
         await self.work._to_its_end(aadvance(steps, lambda steps: steps.send(answer)))
         await self.work._settle(keeps=status < 400)
 

@@ -39,10 +39,8 @@ __all__ = ["Work", "idempotent", "keyed", "replayed", "work"]
 class Work(BaseWork):
     """The unit of work of one request; :func:`work` returns it."""
 
-    def __init__(
-        self, service: Service, *, scope: str | None = None, entry: WsgiEntry | None = None
-    ) -> None:
-        super().__init__(service, scope=scope)
+    def __init__(self, service: Service, *, entry: WsgiEntry | None = None) -> None:
+        super().__init__(service)
         self._entry = entry
         self._session: Session | None = None
 
@@ -177,6 +175,9 @@ def idempotent() -> Work:
     any view. The first arrival of a key is worked on, and its answer is stored in the transaction
     of its effect; every other one gets that answer, byte for byte, and the view ends here.
 
+    It is the unit that :func:`work` gives: what was written in it before is kept once too. On
+    SQLite write nothing before: the claim needs the one lock that there is for writing.
+
     Raises:
         Malformed: The key has another form.
         Invalid: The key was used for another body.
@@ -206,6 +207,7 @@ def _under_key(key: str) -> Work:
     unit.work.name(asked.scope)
     answer = unit.begin(store, asked)
     if answer is not None:
+        unit.work.rollback()  # what was written before the key was asked for
         raise Replay(answer)
     entry.unit = unit
     return unit.work
@@ -269,7 +271,8 @@ class _KeyedUnit(_Unit):
         steps, self._steps = self._steps, None
         if steps is None:
             return
-        answer = stored(status, headers, body, fits=not self.entry.is_misfit)
+        keeps = self.work.is_kept(self.entry.method, status)
+        answer = stored(status, headers, body, fits=not self.entry.is_misfit, keeps=keeps)
         advance(steps, lambda steps: steps.send(answer))
         self.work._settle(keeps=status < 400)
 

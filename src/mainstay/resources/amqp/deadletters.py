@@ -107,9 +107,15 @@ class AmqpDeadLetters:
     ) -> int:
         count = 0
         with _reached(), connect(self._url) as connection:
+            # What is put back may die again meanwhile, and is not taken twice: new letters come
+            # after all that are there now.
+            there = _length(connection, queue)
             channel = connection.channel()
             try:
-                while (message := channel.basic_get(dead_letters_of(queue))) is not None:
+                for _ in range(there):
+                    message = channel.basic_get(dead_letters_of(queue))
+                    if message is None:
+                        break
                     letter = _letter(message, queue)
                     if not matching(letter):
                         continue
@@ -200,7 +206,9 @@ def _put_back(publisher: Publisher, letter: DeadLetter, message: amqp.Message) -
         if name in _HIDDEN or name.startswith(("x-death", "x-first-death", "x-last-death")):
             del headers[name]
     headers.pop("x-delivery-count", None)
-    properties.pop("expiration", None)  # the deadline that it missed is over
+    # The deadline that it missed is over: a call's, and a task's.
+    properties.pop("expiration", None)
+    headers.pop("expires", None)
     properties.pop("delivery_mode", None)
     publisher.publish(
         letter.body,

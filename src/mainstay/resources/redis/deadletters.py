@@ -37,10 +37,17 @@ class RedisDeadLetters:
             return sorted(name.decode().removesuffix(SUFFIX) for name in found)
 
     def letters(self, queue: str) -> Iterator[DeadLetter]:
-        first = "-"
+        # As far as there are letters now: one that is put back may die again meanwhile, and comes
+        # after them.
+        stream = dead_letters_of(queue)
+        with _reached():
+            newest: Any = self._client.xrevrange(stream, count=1)
+        if not newest:
+            return
+        first, last = "-", newest[0][0].decode()
         while True:
             with _reached():
-                page: Any = self._client.xrange(dead_letters_of(queue), min=first, count=_PAGE)
+                page: Any = self._client.xrange(stream, min=first, max=last, count=_PAGE)
             for position, fields in page:
                 yield DeadLetter.from_fields(fields, queue=queue, position=position.decode())
             if len(page) < _PAGE:

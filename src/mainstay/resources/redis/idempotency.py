@@ -1,11 +1,11 @@
 """Idempotency keys in Redis, for services without a database; a weaker promise.
 
 The effect is somewhere else, so it and its answer are not one transaction. The effect is committed
-first: nothing that was answered is ever missing, and a process that dies before the answer is
-stored does the work again once its lease has ended. What Redis forgets (an eviction, the last
-second before a power cut) is done again too. While everything lives, twins are told apart as they
-are anywhere else; and the calls that the work makes have ids made of the key, so a server that
-gets one twice does it once.
+first: nothing that was answered is ever missing, and the work of a process that dies before the
+answer is stored, or whose database breaks off the commit, is done again once its lease has ended.
+What Redis forgets (an eviction, the last second before a power cut) is done again too. While
+everything lives, twins are told apart as they are anywhere else; and the calls that the work makes
+have ids made of the key, so a server that gets one twice does it once.
 """
 
 from __future__ import annotations
@@ -49,8 +49,12 @@ return {'mine', epoch}
 """
 )
 _FINISH = Script("""
-local held = redis.call('HMGET', KEYS[1], 'owner', 'status')
-if held[1] ~= ARGV[1] or held[2] then return 0 end
+local held = redis.call('HMGET', KEYS[1], 'owner', 'status', 'headers', 'body')
+if held[1] ~= ARGV[1] then return 0 end
+if held[2] then
+    -- Sent again by a client that did not hear that it was kept; any other answer comes too late.
+    return held[2] == ARGV[2] and held[3] == ARGV[3] and held[4] == ARGV[4] and 1 or 0
+end
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'headers', ARGV[3], 'body', ARGV[4])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return 1

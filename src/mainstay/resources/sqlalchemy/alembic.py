@@ -9,7 +9,7 @@ The whole file is::
     run(Settings, metadata)
 
 ``mainstay db …`` and plain ``alembic …`` in the service's folder then do the same, under the same
-lock, and neither touches Mainstay's own tables.
+lock, and neither touches Mainstay's own tables. Both import what `MODEL_DISCOVERY_PATHS` names.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sqlalchemy.schema import BLANK_SCHEMA
 from mainstay.config import Settings, urls
 from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import migrate, tables
+from mainstay.resources.sqlalchemy.models import discover
 
 __all__ = ["run"]
 
@@ -40,11 +41,12 @@ def run(
     """Do what Alembic was asked for, on the service's tables; for ``migrations/env.py`` alone.
 
     Args:
-        settings: The service's settings, or their class: name the database.
+        settings: The service's settings, or their class: name the database, and the models that
+            are to be found.
         target_metadata: The tables that the models define.
 
     Raises:
-        Misconfigured: No database is named.
+        Misconfigured: No database is named, or models that are not there.
     """
     given = context.config.attributes.get("connection")
     if isinstance(given, Connection):
@@ -53,6 +55,7 @@ def run(
     try:
         loaded = settings if isinstance(settings, Settings) else settings.load()
         url = urls.sync_url(loaded.need("database_url"))
+        discover(loaded.model_discovery_paths)
     except Misconfigured as error:
         if Path(sys.argv[0]).name != "alembic":
             raise

@@ -59,7 +59,7 @@ _FALL_DUE = Statement(
 )
 # What is about one thing waits behind what was put off, and what is not looked at now.
 _READY = """
-    select position, attempts, id, kind, name, destination, key,
+    select position, attempts, unrouted, id, kind, name, destination, key,
            cast(headers as text), cast(route as text), body, token
     from {{outbox}} as message
     where kind = :kind and published_at is null and {found}
@@ -80,7 +80,9 @@ _MARK = Statement(
 )
 _PUT_OFF = Statement(
     """
-    update {outbox} set attempts = attempts + 1, due_at = :pause+seconds where position = :position
+    update {outbox}
+    set attempts = attempts + 1, unrouted = unrouted + :unrouted, due_at = :pause+seconds
+    where position = :position
     """
 )
 _DROP = Statement("delete from {outbox} where position = :position")
@@ -92,10 +94,12 @@ class Row:
 
     Args:
         attempts: How often it was refused.
+        unrouted: How often of these because there was no queue for it.
     """
 
     position: int
     attempts: int
+    unrouted: int
     message: OutboxMessage
 
 
@@ -251,9 +255,14 @@ def mark(session: Session, rows: Sequence[Row]) -> None:
     _MARK.run(session.connection(), positions=positions)
 
 
-def put_off(session: Session, row: Row, seconds: float) -> None:
-    """Note that *row* was refused, and leave it alone for so long."""
-    _PUT_OFF.run(session.connection(), pause=seconds, position=row.position)
+def put_off(session: Session, row: Row, seconds: float, *, unrouted: bool = False) -> None:
+    """Note that *row* was refused, and leave it alone for so long.
+
+    Args:
+        unrouted: There was no queue for it.
+    """
+    connection = session.connection()
+    _PUT_OFF.run(connection, pause=seconds, unrouted=int(unrouted), position=row.position)
 
 
 def bury(session: Session, row: Row, reason: str, detail: str) -> DeadLetter:
@@ -267,6 +276,7 @@ def bury(session: Session, row: Row, reason: str, detail: str) -> DeadLetter:
 def _row(
     position: int,
     attempts: int,
+    unrouted: int,
     id: str,
     kind: Kind,
     name: str,
@@ -288,7 +298,7 @@ def _row(
         body=bytes(body),
         token=token,
     )
-    return Row(position, attempts, message)
+    return Row(position, attempts, unrouted, message)
 
 
 def _table(text: str) -> Mapping[str, Any]:

@@ -197,6 +197,12 @@ class Database(Resource):
             connection.exec_driver_sql("SELECT 1")
         return None
 
+    @property
+    def idle_in_transaction_seconds(self) -> float | None:
+        """How long a transaction may send nothing; ``None`` where nobody ends it for that."""
+        is_ended = self.url.startswith("postgresql")
+        return self._limits().idle_in_transaction_timeout or None if is_ended else None
+
     def readiness(self) -> Sequence[Check]:
         """Until the schema is as this code needs it: not ready, rather than not started."""
         return (Check("schema", self._is_migrated),)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 import orjson
-from sqlalchemy import RowMapping, inspect, select
+from sqlalchemy import RowMapping, func, inspect, select
 from sqlalchemy.orm import Session
 
 from mainstay.deadletters import DeadLetter
@@ -82,7 +82,12 @@ class DatabaseDeadLetters:
 
     def letters(self, queue: str) -> Iterator[DeadLetter]:
         table = tables.table("dead_letters", self._database.engine.dialect.name)
-        query = select(table).where(table.c.queue == queue).order_by(table.c.position).limit(_PAGE)
+        newest = select(func.max(table.c.position)).where(table.c.queue == queue)
+        with self._database.autocommit(read_only=True) as connection:
+            # One that is put back may die again meanwhile, and comes after those that are there.
+            end = connection.execute(newest).scalar() or -1
+        there = select(table).where(table.c.queue == queue, table.c.position <= end)
+        query = there.order_by(table.c.position).limit(_PAGE)
         last = -1
         while True:
             with self._database.autocommit(read_only=True) as connection:

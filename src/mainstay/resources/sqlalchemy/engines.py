@@ -30,6 +30,7 @@ CONNECT_TIMEOUT_SECONDS = 2
 # A connection is replaced before a proxy or firewall in between forgets it.
 RECYCLE_SECONDS = 1500
 READ_ONLY = "mainstay_read_only"
+_ACTIVE = 1  # psycopg's TransactionStatus.ACTIVE: what is sent has not been answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,7 @@ def _listen(made: Engine, limits: Limits, presence: Presence | None) -> None:
         event.listen(made, "handle_error", _on_error)
     if made.dialect.driver == "psycopg":
         event.listen(made, "handle_error", _on_set_up)
+        event.listen(made, "handle_error", _on_interrupted)
     if made.dialect.name == "sqlite":
         event.listen(made, "connect", _prepare_sqlite)
         event.listen(made, "begin", _begin_sqlite)
@@ -249,6 +251,18 @@ def _on_set_up(context: ExceptionContext) -> None:
     error = context.original_exception
     if context.connection is None and not context.is_pre_ping and not sqlstate(error):
         raise unreachable(error) from error
+
+
+def _on_interrupted(context: ExceptionContext) -> None:
+    """Let go of a connection whose statement was interrupted, as the time limit of a task does:
+    the answer is still to come, and no later statement must meet it.
+    """
+    if context.connection is None or context.connection.invalidated:
+        return
+    raw: Any = context.connection.connection.dbapi_connection
+    if raw is not None and raw.info.transaction_status == _ACTIVE:
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
 
 
 def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:

@@ -250,8 +250,10 @@ def purge(database: Database, *, older_than_seconds: float) -> int:
 
 
 def identity(*parts: str) -> str:
-    """Return the parts of what identifies a piece of work as one text that a row can hold."""
-    whole = ":".join(parts)
+    """Return the parts of what identifies a piece of work as one text that a row can hold, and
+    that no other parts have.
+    """
+    whole = ":".join(part.replace("%", "%25").replace(":", "%3A") for part in parts)
     if len(whole) <= _ID_CHARACTERS:
         return whole
     return f"sha256:{hashlib.sha256(whole.encode()).hexdigest()}"

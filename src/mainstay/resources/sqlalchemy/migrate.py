@@ -33,6 +33,7 @@ from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import engines, tables
 from mainstay.resources.sqlalchemy.engines import READ_ONLY, Limits
 from mainstay.resources.sqlalchemy.failures import translated
+from mainstay.resources.sqlalchemy.models import discover
 
 __all__ = [
     "Position",
@@ -147,13 +148,21 @@ def folder_of(modules: Iterable[str]) -> Path | None:
     return next((place for place in places if (place / "alembic.ini").is_file()), None)
 
 
-def check(url: str, folder: Path | None = None) -> list[str]:
+def check(url: str, folder: Path | None = None, *, models: Iterable[str] = ()) -> list[str]:
     """Compare database, migrations and models; return what differs, a line each.
 
     Revisions that are not applied are named first; only a database at head is compared with the
     models, because every pending migration would show up as a difference.
+
+    Args:
+        models: What defines tables besides what ``migrations/env.py`` imports: the service's
+            `model_discovery_paths`.
+
+    Raises:
+        Misconfigured: There is no such module.
     """
     trees = _trees(folder)
+    discover(models)
     with _engine(url) as engine, translated():
         with _reading(engine) as connection:
             behind = [tree.behind(connection) for tree in trees]
@@ -162,19 +171,30 @@ def check(url: str, folder: Path | None = None) -> list[str]:
 
 
 def revision(
-    url: str, folder: Path, message: str, *, autogenerate: bool = True, say: Say = print
+    url: str,
+    folder: Path,
+    message: str,
+    *,
+    autogenerate: bool = True,
+    models: Iterable[str] = (),
+    say: Say = print,
 ) -> Path:
     """Write a new migration of the service, from the difference between models and database.
+
+    Args:
+        models: What defines tables, as :func:`check` has it.
 
     Returns:
         The file, to be read before it is used.
 
     Raises:
-        Misconfigured: The service has no migrations, or its database is not at head.
+        Misconfigured: The service has no migrations, or no such models, or its database is not
+            at head.
     """
     tree = _service_tree(folder)
     if tree is None:
         raise Misconfigured(f"{folder} has no alembic.ini, so it has no migrations: add one")
+    discover(models)
     with _engine(url) as engine, translated(), engine.connect() as connection:
         if autogenerate and not tree.position(connection).is_at_head:
             raise Misconfigured(

@@ -230,7 +230,8 @@ class Outbox(Resource):
         session.info[_MARK] = True
 
     def _committed(self, session: Session) -> None:
-        if not session.info[_MARK]:
+        # SQLAlchemy says of a savepoint, too, that it has committed.
+        if session.in_nested_transaction() or not session.info[_MARK]:
             return
         session.info[_MARK] = False
         failpoints.reach("outbox.after_commit")

@@ -54,17 +54,22 @@ _OUTAGE = Backoff(initial_seconds=0.2, max_seconds=5.0)
 _REFUSAL = Backoff(attempts=5, initial_seconds=0.5, max_seconds=60.0)
 
 
-def decision_on(error: Exception, attempt: int, *, alone: bool) -> Decision | None:
-    """Say what becomes of a message that was not published at its *attempt*-th try (the first
-    is 1): dead, or tried again later. ``None`` when the broker is in trouble, not the message.
+def decision_on(
+    error: Exception, *, attempts: int = 0, unrouted: int = 0, alone: bool
+) -> Decision | None:
+    """Say what becomes of a message that was not published: dead, or tried again later. ``None``
+    when the broker is in trouble, not the message.
 
     Args:
+        attempts: How often it was refused before.
+        unrouted: How often of these because there was no queue for it: that alone is a reason to
+            give up.
         alone: Nothing else was in hand, so that what broke the connection is known.
     """
     if isinstance(error, Overloaded) or (alone and isinstance(error, Disconnected)):
-        return RetryIn(_REFUSAL.pause_seconds(attempt))
+        return RetryIn(_REFUSAL.pause_seconds(attempts + 1))
     if isinstance(error, NoRoute) or not is_transient(error):
-        return decide(error, attempt, _REFUSAL)
+        return decide(error, unrouted + 1, _REFUSAL)
     return None
 
 
@@ -207,11 +212,14 @@ class Relay:
             if error is None:
                 left.append(row)
                 continue
-            decision = decision_on(error, row.attempts + 1, alone=len(rows) == 1)
+            decision = decision_on(
+                error, attempts=row.attempts, unrouted=row.unrouted, alone=len(rows) == 1
+            )
             if decision is None:
                 trouble = trouble or error
             elif isinstance(decision, RetryIn):
-                claims.put_off(session, row, decision.seconds)
+                is_unrouted = isinstance(error, NoRoute)
+                claims.put_off(session, row, decision.seconds, unrouted=is_unrouted)
             elif not self._bury(session, row, decision, error):
                 claims.put_off(session, row, _REFUSAL.pause_seconds(row.attempts + 1))
         if left:

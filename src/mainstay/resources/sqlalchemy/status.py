@@ -37,7 +37,8 @@ class TaskRecord:
 
     Args:
         progress, result, error: Whatever JSON the task gave.
-        attempts: How many times it was started.
+        attempts: Tries begun so far; one that comes back, because its worker was killed, is still
+            the same one.
         epoch: Which delivery counts, for tasks that are fenced; else 0.
     """
 

@@ -160,6 +160,7 @@ def metadata(dialect: str) -> MetaData:
         Column("created_at", Moment, nullable=False),
         Column("due_at", Moment, nullable=False),
         Column("published_at", Moment),
+        Column("unrouted", Integer, nullable=False, server_default="0"),
         indexed=tuple(OUTBOX_INDEXES),
         where=OUTBOX_INDEXES,
     )

@@ -8,6 +8,7 @@ step twice, whatever dies when.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +26,7 @@ __all__ = [
     "NewStep",
     "ReadyStep",
     "StepRecord",
+    "StepTold",
     "WorkflowRecord",
     "again",
     "find",
@@ -32,6 +34,7 @@ __all__ = [
     "passed",
     "purge",
     "ready",
+    "states",
 ]
 
 _KEEP = Statement(
@@ -98,6 +101,10 @@ class ReadyStep:
     name: str
     signature: str
     arguments: tuple[Any, ...]
+
+
+StepTold = tuple[str, Sequence[str], State | None]
+"""A step's task, those that it waits for, and where it is; ``None`` until it is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +238,26 @@ def find(connection: Connection, id: str) -> WorkflowRecord | None:
     )
     steps = [_step(row) for row in rows]
     return WorkflowRecord(found.id, found.name, found.correlation_id, found.created_at, steps)
+
+
+def states(connection: Connection, ids: Collection[str]) -> dict[str, list[StepTold]]:
+    """Return where each step of those workflows is, in one statement; ids that are not known are
+    left out.
+    """
+    if not ids:
+        return {}
+    step = tables.table("workflow_steps", connection.dialect.name)
+    status = tables.table("task_status", connection.dialect.name)
+    rows = connection.execute(
+        select(step.c.workflow_id, step.c.task_id, step.c.needs, status.c.state)
+        .outerjoin(status, status.c.task_id == step.c.task_id)
+        .where(step.c.workflow_id.in_(ids))
+        .order_by(step.c.workflow_id, step.c.position)
+    )
+    found: defaultdict[str, list[StepTold]] = defaultdict(list)
+    for id, task_id, needs, state in rows:
+        found[id].append((task_id, needs, None if state is None else State(state)))
+    return dict(found)
 
 
 def purge(database: Database, *, older_than_seconds: float) -> int:

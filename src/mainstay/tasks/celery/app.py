@@ -402,10 +402,10 @@ class App(celery.Celery):
         if not self._is_tracked(name, headers, options):
             return False
         return self.reports.sent(
-            id, name, self._queue_of(name, options), headers[CORRELATION_ID], None
+            id, name, self.queue_of(name, options), headers[CORRELATION_ID], None
         )
 
-    def _queue_of(self, name: str, options: Mapping[str, Any]) -> str:
+    def queue_of(self, name: str, options: Mapping[str, Any]) -> str:
         """Return where Celery will send a task."""
         task = self._tasks.get(name)
         queue = options.get("queue") or getattr(task, "queue", None)

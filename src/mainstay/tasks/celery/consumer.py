@@ -22,7 +22,8 @@ from kombu.utils.functional import retry_over_time
 from typing_extensions import override
 
 from mainstay.config.urls import mask
-from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise
+from mainstay.tasks.celery import compression
+from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
 from mainstay.tasks.celery.profiles import transport_of
 
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # An unforeseen error may have left something reserved: one may be chance, two soon after one
 # another are not.
+# What Celery puts around the arguments, which are what the sender has measured.
+_ENVELOPE_BYTES = 65_536
 _UNFORESEEN_LIMIT = 2
 _UNFORESEEN_WINDOW_SECONDS = 600.0
 _BEAT_SECONDS = 1.0
@@ -82,7 +85,9 @@ class GuardedConsumer(Consumer):
         take: Callable[[Any], None] = super().create_task_handler(*args, **kwargs)
         watch_again(self.pool)  # here, because the pool registers its children next
         settings = self.app.service.settings
-        limits = cache(partial(Limits, settings.body_limit_bytes, DEPTH_LIMIT))
+        most = settings.body_limit_bytes + _ENVELOPE_BYTES
+        compression.bound(most)
+        limits = cache(partial(Limits, most, DEPTH_LIMIT))
         # KeyError is among kombu's connection errors on Redis, and among a message's surprises.
         broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
 
@@ -90,19 +95,19 @@ class GuardedConsumer(Consumer):
             if self._counted(message):
                 return
             deliveries = self.app.delivery_limit_of(self.queue_of(message))
-            found = surprise(message, limits(deliveries))
-            if found is None:
-                if message.headers.get(DELIVERIES):
-                    self.app.service.metrics.redelivered()
-                try:
+            try:
+                found = surprise(message, limits(deliveries))
+                if found is None:
+                    if message.headers.get(DELIVERIES):
+                        self.app.service.metrics.redelivered()
                     take(message)
                     return
-                except broken:  # the broker's trouble is Celery's
-                    raise
-                except Exception as error:
-                    logger.exception("a message was not foreseen by the guard")
-                    found = Surprise(f"refused:{type(error).__name__}", str(error)[:500])
-                    self._note_unforeseen()
+            except broken:  # the broker's trouble is Celery's
+                raise
+            except Exception as error:
+                logger.exception("a message was not foreseen by the guard")
+                found = Surprise(f"refused:{type(error).__name__}", str(error)[:500])
+                self._note_unforeseen()
             self.bury(message, found)
 
         return on_message
@@ -175,7 +180,7 @@ class GuardedConsumer(Consumer):
         # reject its messages would close the channel.
         if message.delivery_info.get("consumer_tag") in (message.channel.no_ack_consumers or ()):
             return
-        self.bury(message, Surprise(f"decode:{type(exc).__name__}", str(exc)[:500]))
+        self.bury(message, undecodable(exc))
 
     @override
     def on_unknown_message(self, body: Any, message: Any) -> None:

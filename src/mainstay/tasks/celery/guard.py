@@ -14,9 +14,10 @@ from typing import Any, TypeGuard
 
 from celery.utils.time import maybe_iso8601, maybe_make_aware
 
+from mainstay.errors import TooLarge
 from mainstay.tasks.celery.letters import DELIVERIES
 
-__all__ = ["DEPTH_LIMIT", "Limits", "Surprise", "depth_of", "surprise"]
+__all__ = ["DEPTH_LIMIT", "Limits", "Surprise", "depth_of", "surprise", "undecodable"]
 
 DEPTH_LIMIT = 64
 _TEXT_LIMIT = 255
@@ -57,13 +58,16 @@ def surprise(message: Any, limits: Limits, now: datetime | None = None) -> Surpr
     """Return what is wrong with *message*, or ``None`` when a worker can take it."""
     try:
         headers = _headers(message.headers)
+        if not isinstance(message.body, bytes | str | None):
+            # An envelope on Redis may hold anything.
+            raise _Wrong("body", "the body must be text or bytes")
         size = len(message.body or b"")
         if size > limits.body_bytes:
             return Surprise("too-large", f"{size} bytes, {limits.body_bytes} are accepted")
         try:
             payload = message.payload
         except Exception as error:  # noqa: BLE001 - decoders of other people raise what they like
-            return Surprise(f"decode:{type(error).__name__}", str(error)[:500])
+            return undecodable(error)
         _body(payload)
         if _brackets(message.body) > limits.depth and depth_of(payload, limits.depth) is None:
             return Surprise("too-deep", f"more than {limits.depth} levels of lists and tables")
@@ -75,6 +79,12 @@ def surprise(message: Any, limits: Limits, now: datetime | None = None) -> Surpr
     except _Wrong as wrong:
         return wrong.surprise
     return None
+
+
+def undecodable(error: BaseException) -> Surprise:
+    """Return what is wrong with a message whose decoding ended with *error*."""
+    reason = "too-large" if isinstance(error, TooLarge) else f"decode:{type(error).__name__}"
+    return Surprise(reason, str(error)[:500])
 
 
 def _headers(headers: Any) -> Mapping[str, Any]:

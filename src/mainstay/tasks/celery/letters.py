@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DELIVERIES",
+    "OF_ONE_LIFE",
     "Undertaker",
     "letter_of",
     "minimal_letter_of",
@@ -39,6 +40,10 @@ logger = logging.getLogger(__name__)
 DELIVERIES = "x-delivery-count"
 """How often the message was given back unfinished; RabbitMQ's quorum queues write it, and ours
 on Redis."""
+
+OF_ONE_LIFE = frozenset({DELIVERIES, "expires"})
+"""The headers that a dead letter leaves behind when it is put back: its new life is not counted
+from the old one, and is not over before it begins."""
 
 _DETAIL_CHARACTERS = 2_000
 _HEADER_CHARACTERS = 1_024

@@ -212,9 +212,35 @@ def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[
     return found
 
 
-def task_refusals(name: str, task: Any) -> list[str]:
-    """Say which options of one task lose or double it, each with what to change."""
+def task_refusals(
+    name: str,
+    task: Any,
+    conf: Mapping[str, Any],
+    queue: TaskQueue,
+    *,
+    idle_seconds: float | None = None,
+) -> list[str]:
+    """Say which options of one task lose or double it, each with what to change.
+
+    Args:
+        queue: Where it is sent.
+        idle_seconds: How long a transaction of the service's database may send nothing.
+    """
     found = _limits(task.time_limit, task.soft_time_limit, f"task {name}")
+    if task.time_limit and task.time_limit != conf["task_time_limit"]:
+        if transport_of(str(conf["broker_url"])) == "amqp":
+            found += _broker_limit(task.time_limit, queue, f"task {name}: time_limit")
+        if (
+            getattr(task, "takes_session", False)
+            and idle_seconds is not None
+            and task.time_limit > idle_seconds
+        ):
+            found.append(
+                f"task {name}: time_limit {task.time_limit:g} s is above the {idle_seconds:g} s "
+                "after which PostgreSQL ends a transaction that sends nothing, such as one of a "
+                "task between two statements: lower the limit, or raise the other with "
+                "Database(idle_in_transaction_timeout_seconds=…) or CELERY_TASK_TIME_LIMIT"
+            )
     if not task.acks_late:
         found.append(
             f"task {name}: acks_late is off: it is lost when its worker dies: leave it out"
@@ -280,15 +306,22 @@ def _limits(hard: float | None, soft: float | None, what: str) -> list[str]:
 
 
 def _broker_limits(conf: Mapping[str, Any], queues: Sequence[TaskQueue]) -> list[str]:
-    hard = conf["task_time_limit"] or 0
-    return [
-        f"CELERY_TASK_TIME_LIMIT {hard:g} s is not a minute below RabbitMQ's consumer_timeout "
+    found = []
+    for queue in queues or (TaskQueue(name=conf["task_default_queue"]),):
+        found += _broker_limit(conf["task_time_limit"] or 0, queue, "CELERY_TASK_TIME_LIMIT")
+    return found
+
+
+def _broker_limit(hard: float, queue: TaskQueue, what: str) -> list[str]:
+    if hard <= queue.consumer_timeout_seconds - _CONSUMER_TIMEOUT_MARGIN_SECONDS:
+        return []
+    problem = (
+        f"{what} {hard:g} s is not a minute below RabbitMQ's consumer_timeout "
         f"({queue.consumer_timeout_seconds:g} s) of queue {queue.name!r}: the broker closes the "
         "channel of such a worker; lower the limit, or raise consumer_timeout in rabbitmq.conf and "
         "say so with TaskQueue(consumer_timeout_seconds=…)"
-        for queue in queues or (TaskQueue(name=conf["task_default_queue"]),)
-        if hard > queue.consumer_timeout_seconds - _CONSUMER_TIMEOUT_MARGIN_SECONDS
-    ]
+    )
+    return [problem]
 
 
 def _declarations(conf: Mapping[str, Any]) -> list[str]:

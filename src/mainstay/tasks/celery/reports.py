@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from billiard.exceptions import SoftTimeLimitExceeded
+
 from mainstay import context as contexts
 from mainstay import forks
 from mainstay.errors import Retry
@@ -194,7 +196,9 @@ class Reports:
                         raise
                 time.sleep(pause)
             store.record(status)
-        except Exception as error:  # noqa: BLE001 - the work is over; only its note is missing
+        except Exception as error:
+            if isinstance(error, SoftTimeLimitExceeded) and status.state is State.PROGRESS:
+                raise  # it is the task's to hear; else the work is over, and only its note missing
             logger.warning(
                 "task %s is %s, and that could not be noted: %s",
                 status.id,

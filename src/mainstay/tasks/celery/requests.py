@@ -6,6 +6,7 @@ Celery knows requests of one's own: `Task.Request`.
 from __future__ import annotations
 
 import logging
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
@@ -13,6 +14,7 @@ from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.request import task_ready
 from celery.worker.state import revoked
+from typing_extensions import override
 
 from mainstay.deadletters import reason_of
 from mainstay.tasks.celery.letters import note, on_stored, was_stored
@@ -43,7 +45,32 @@ class Request(CeleryRequest):
         is_again = self.id in revoked and AGAIN in self.request_dict
         if is_again and not self._app.reports.is_revoked(self.id):
             revoked.discard(self.id)
+        if self.id not in revoked and self._has_expired():
+            self._expire()
         return bool(super().revoked())
+
+    @override
+    def maybe_expire(self) -> bool:
+        # Celery would call it off: it would be done, without a dead letter, and so would all that
+        # is sent under that id again for as long as the worker runs.
+        return False
+
+    def _has_expired(self) -> bool:
+        is_held = not (self.acknowledged or self._already_revoked)
+        return is_held and self.expires is not None and self.expires < datetime.now(UTC)
+
+    def _expire(self) -> None:
+        """It waited for too long in this worker's hands: until it was due, or for its turn."""
+        self._already_revoked = True
+        task_ready(self)
+        self._die("expired", f"at {self.expires.isoformat()}")
+        self.reject(requeue=False)
+        try:
+            self.task.backend.mark_as_revoked(
+                self.id, "expired", request=self._context, store_result=self.store_errors
+            )
+        except Exception:
+            logger.exception("the end of %s could not be told to all", self.name)
 
     def on_timeout(self, soft: bool, timeout: float) -> None:
         if not soft:

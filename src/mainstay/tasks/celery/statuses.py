@@ -55,6 +55,7 @@ if old then
     local again = new == 'waiting' or (new == 'started' and old == 'failure')
     if old == 'success' or not again then return 0 end
     redis.call('HDEL', KEYS[1], 'result', 'error')
+    tries = 0
   elseif not final[new] then
     if attempt < tries then return 0 end
     if attempt == tries and order[new] <= order[old] and not (new == old and new == 'progress') then
@@ -145,9 +146,11 @@ class DatabaseStatuses:
                 failed = kept is not None and kept.state.value == State.FAILURE
                 return failed and rows.reopened(id, session=session) and start()
             case State.PROGRESS:
-                return rows.progress(id, dict(status.meta), epoch=epoch, session=session)
+                told, tries = dict(status.meta), status.attempts
+                return rows.progress(id, told, attempt=tries, epoch=epoch, session=session)
             case State.RETRYING:
-                return rows.retrying(id, error=error, epoch=epoch, session=session)
+                tries = status.attempts
+                return rows.retrying(id, error=error, attempt=tries, epoch=epoch, session=session)
             case State.SUCCESS:
                 return rows.succeeded(
                     id,

@@ -37,7 +37,13 @@ from typing_extensions import override
 
 from mainstay.context import PRINCIPAL_TOKEN
 from mainstay.deadletters import DeadLetter, dead_letters_of
-from mainstay.tasks.celery.letters import DELIVERIES, letter_of, minimal_letter_of, was_stored
+from mainstay.tasks.celery.letters import (
+    DELIVERIES,
+    OF_ONE_LIFE,
+    letter_of,
+    minimal_letter_of,
+    was_stored,
+)
 
 __all__ = ["FLIGHTS", "Channel", "Message", "QoS", "Transport", "requeue"]
 
@@ -55,7 +61,8 @@ _LATER_LOOKS = 3
 _REMEMBERED_MS = 3_600_000
 
 # Every script below that takes a message out of a flight does nothing when it is not there any
-# more: the lease had ended, and the message is somebody else's now.
+# more: the lease had ended, and the message is somebody else's now. A script that fails is not
+# rolled back, so what can fail comes before the removal.
 _RENEW = """
 local now = redis.call('TIME')
 local ends = now[1] * 1000 + math.floor(now[2] / 1000) + tonumber(ARGV[1])
@@ -70,15 +77,19 @@ end
 return false
 """
 _GIVE_BACK = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
 redis.call(ARGV[3], KEYS[2], ARGV[2])
+redis.call('LREM', KEYS[1], 1, ARGV[1])
 return 1
 """
 _BURY = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 0 then return 0 end
+if not redis.call('LPOS', KEYS[1], ARGV[1]) then return 0 end
 redis.call('XADD', KEYS[2], '*', unpack(ARGV, 2))
+redis.call('LREM', KEYS[1], 1, ARGV[1])
 return 1
 """
+_BEHIND_OTHERS = "LPUSH"
+_BEFORE_OTHERS = "RPUSH"
 
 
 class Taken(dict[str, Any]):
@@ -179,6 +190,12 @@ class Channel(kombu_redis.Channel):
         queues = self._queue_cycle.consume(len(self.active_queues))
         if not queues:
             return
+        if self._is_asking:
+            # The server may have moved a message for the answer that was lost with its connection:
+            # it would be in a flight that is renewed for as long as the worker lives.
+            self._is_asking = False
+            raise redis.ConnectionError("an answer of Redis was lost: what it moved goes back")
+        self._is_asking = True
         keys = [self._q_for_pri(queue, pri) for pri in self.priority_steps for queue in queues]
         flights = [self._flight(key) for key in keys]
         connection = self.client.connection
@@ -196,11 +213,13 @@ class Channel(kombu_redis.Channel):
         connection.send_command("EVAL", _TAKE, len(pairs), *pairs)
 
     _asked = ""
+    _is_asking = False
     _is_blocking = False
     _found_nothing = False
 
     @override
     def _brpop_read(self, **options: Any) -> bool:
+        self._is_asking = False
         try:
             try:
                 reply = self.client.parse_response(self.client.connection, "BLMOVE", **options)
@@ -251,6 +270,14 @@ class Channel(kombu_redis.Channel):
         return self._open(key, queue, item)
 
     @override
+    def _receive_one(self, c: Any) -> Any:
+        try:
+            return super()._receive_one(c)
+        except (RecursionError, MemoryError) as error:  # kombu foresees ValueError alone
+            logger.warning("a message of remote control was not read: %s", type(error).__name__)
+            return None
+
+    @override
     def _receive(self) -> bool:
         """As kombu's, which waits for a message; the worker's loop must not. A mailbox that was
         opened anew may have been given the number of the socket that this event was meant for.
@@ -292,28 +319,28 @@ class Channel(kombu_redis.Channel):
         """Return the message to its queue: behind the others when it is *counted* as a delivery
         that failed, before them when it was only interrupted.
         """
+        if counted:
+            self._put_back(taken, _counted(taken.item), _BEHIND_OTHERS)
+        else:
+            self._put_back(taken, taken.item, _BEFORE_OTHERS)
+
+    def _put_back(self, taken: Taken, item: bytes, where: str) -> None:
         with self.conn_or_acquire() as client:
-            if not counted:
-                client.eval(
-                    _GIVE_BACK, 2, taken.flight, taken.queue, taken.item, taken.item, "RPUSH"
-                )
-                return
-            again = _counted(taken.item)
-            client.eval(_GIVE_BACK, 2, taken.flight, taken.queue, taken.item, again, "LPUSH")
+            client.eval(_GIVE_BACK, 2, taken.flight, taken.queue, taken.item, item, where)
 
     def bury(self, message: Any) -> bool:
         """Put the message among the dead letters, with the reason that was noted on it; says
         whether it is there now. One that was somebody else's already is left alone.
 
         A letter that cannot be made, or that the server does not take, leaves a minimal one. When
-        that is not taken either, the message goes back to its queue, and nothing is held against
-        it.
+        that is not taken either, the message goes back to its queue, behind the others, and nothing
+        is held against it.
         """
         taken: Taken = message._raw
         queue = taken.queue.rsplit(self.sep, 1)[0]
         letters = (
             lambda: letter_of(message, queue=queue, envelope=_without_token(taken)),
-            lambda: minimal_letter_of(message, queue=queue, envelope=taken.item),
+            lambda: minimal_letter_of(message, queue=queue, envelope=_bare(taken)),
         )
         for letter in letters:
             try:
@@ -324,7 +351,7 @@ class Channel(kombu_redis.Channel):
                 logger.warning(
                     "a dead letter of %s could not be stored: %s", queue, type(error).__name__
                 )
-        self.give_back(taken, counted=False)
+        self._put_back(taken, taken.item, _BEHIND_OTHERS)
         return False
 
     def _bury(self, taken: Taken, letter: DeadLetter) -> bool:
@@ -447,6 +474,14 @@ def _without_token(taken: Taken) -> bytes:
     return _encoded(taken | {"headers": kept})
 
 
+def _bare(taken: Taken) -> bytes:
+    """Return the message for a minimal letter: without the token, where that can be done."""
+    try:
+        return _without_token(taken)
+    except Exception:  # noqa: BLE001 - what was read and cannot be written is kept as it came
+        return taken.item
+
+
 def _counted(item: bytes) -> bytes:
     """Return the message with one more delivery noted in it."""
     try:
@@ -458,18 +493,19 @@ def _counted(item: bytes) -> bytes:
         return item
 
 
-def _uncounted(item: bytes) -> bytes:
-    """Return the message as if it had never been delivered."""
+def _anew(item: bytes) -> bytes:
+    """Return the message without what its life that is over had left in it."""
     try:
         payload = loads(item)
-        if DELIVERIES not in payload["headers"]:
+        headers = payload["headers"]
+        kept = {name: value for name, value in headers.items() if name not in OF_ONE_LIFE}
+        if len(kept) == len(headers):
             return item
-        del payload["headers"][DELIVERIES]
-        return _encoded(payload)
+        return _encoded(payload | {"headers": kept})
     except Exception:  # noqa: BLE001 - unreadable: it goes back as it came, for who can read it
         return item
 
 
 def requeue(pipe: Any, letter: DeadLetter) -> None:
     """Add the commands that put a task's dead letter back, as if it had never been delivered."""
-    pipe.lpush(letter.queue, _uncounted(letter.envelope))
+    pipe.lpush(letter.queue, _anew(letter.envelope))

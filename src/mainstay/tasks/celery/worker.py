@@ -31,6 +31,7 @@ from mainstay.tasks.celery import profiles
 from mainstay.tasks.celery.backlog import Backlog
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.depths import depths_of
+from mainstay.tasks.celery.queues import TaskQueue
 from mainstay.tasks.celery.statuses import database_of
 
 if TYPE_CHECKING:
@@ -221,9 +222,18 @@ class WorkerSide:
         app = self._app
         problems = profiles.refusals(app.conf, app.task_queues)
         problems += profiles.pool_refusals(self._worker.pool_cls)
+        declared = {queue.name: queue for queue in app.task_queues}
+        database = database_of(app.service)
+        idle_seconds = None
+        if database is not None and database.is_named:
+            idle_seconds = database.idle_in_transaction_seconds
         for name, task in sorted(app.tasks.items()):
             if not name.startswith("celery."):
-                problems += profiles.task_refusals(name, task)
+                queue_name = app.queue_of(name, {})
+                queue = declared.get(queue_name) or TaskQueue(name=queue_name)
+                problems += profiles.task_refusals(
+                    name, task, app.conf, queue, idle_seconds=idle_seconds
+                )
         if app.service.settings.is_dev:
             for problem in problems:
                 app.service.logs.write("warning", "mainstay.tasks", problem, event="refusal")

@@ -12,7 +12,7 @@ which a step is done is the one that sends those that follow it, through the out
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import MappingProxyType
@@ -25,9 +25,10 @@ from mainstay import context as contexts
 from mainstay.errors import Invalid
 from mainstay.tasks.celery import sending
 from mainstay.tasks.commits import on_commit
-from mainstay.tasks.workflow import Step, Workflow, state_of, states_of
+from mainstay.tasks.workflow import Step, Workflow, WorkflowState, state_of, states_of
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import Session, scoped_session
 
@@ -131,6 +132,34 @@ class Workflows:
 
         async with self._app.database.aautocommit(read_only=True) as connection:
             return _workflow(await connection.run_sync(workflows.find, workflow_id))
+
+    def states(
+        self,
+        workflow_ids: Iterable[str],
+        *,
+        session: Session | scoped_session[Any] | None = None,
+    ) -> dict[str, WorkflowState]:
+        """Return where each of those workflows is, in one statement; those that were never
+        accepted, or are no longer kept, are left out.
+
+        Args:
+            session: The unit of work to ask in; else the database is asked beside any.
+        """
+        ids = set(workflow_ids)
+        if session is not None:
+            return _states(session.connection(), ids)
+        with self._app.database.autocommit(read_only=True) as connection:
+            return _states(connection, ids)
+
+    async def astates(
+        self, workflow_ids: Iterable[str], *, session: AsyncSession | None = None
+    ) -> dict[str, WorkflowState]:
+        """As :meth:`states`, without stopping the event loop; with an asyncio session."""
+        ids = set(workflow_ids)
+        if session is not None:
+            return await (await session.connection()).run_sync(_states, ids)
+        async with self._app.database.aautocommit(read_only=True) as connection:
+            return await connection.run_sync(_states, ids)
 
     def retry(
         self, workflow_id: str, *, session: Session | scoped_session[Any] | None = None
@@ -242,6 +271,13 @@ def _sent(step: ReadyStep) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, A
     options["task_id"] = step.task_id
     options["headers"] = {**(options.get("headers") or {}), WORKFLOW: step.workflow_id}
     return (*step.arguments, *kept["args"]), kept["kwargs"], options
+
+
+def _states(connection: Connection, ids: set[str]) -> dict[str, WorkflowState]:
+    from mainstay.resources.sqlalchemy import workflows
+
+    found = workflows.states(connection, ids)
+    return {id: state_of(states_of(steps)) for id, steps in found.items()}
 
 
 def _workflow(found: WorkflowRecord | None) -> Workflow | None:

@@ -39,6 +39,13 @@ def test_a_message_that_came_back_too_often_is_one() -> None:
     assert surprise(message(**{"x-delivery-count": 4}), LIMITS) is None
 
 
+@pytest.mark.parametrize("body", [5, 1.5, True, ["x"], {"x": 1}])
+def test_a_body_is_text_or_bytes(body: Any) -> None:
+    found = surprise(SimpleNamespace(headers={"task": "add", "id": "1"}, body=body), LIMITS)
+    assert found is not None
+    assert found.reason == "malformed:body"
+
+
 def test_a_decoder_may_raise_anything() -> None:
     class Broken:
         headers: ClassVar[dict[str, str]] = {"task": "add", "id": "1"}

@@ -14,6 +14,7 @@ from mainstay.tasks.celery.profiles import (
     refusals,
     result_backend,
     soft_limit,
+    task_refusals,
 )
 
 AMQP, REDIS = "amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"
@@ -25,6 +26,12 @@ ACKS_ON_FAILURE = next(
 
 def app_for(url: str, **settings: Any) -> App:
     return create_celery_app(Settings(env="test", celery_broker_url=url, **settings))
+
+
+def nothing() -> None: ...
+
+
+def works(*, session: Any) -> None: ...
 
 
 @pytest.mark.parametrize("url", [AMQP, REDIS])
@@ -58,6 +65,44 @@ def test_what_loses_or_doubles_work_is_refused_with_what_to_change(
     app = app_for(url)
     app.conf.update(change)
     assert any(said in problem for problem in refusals(app.conf, app.task_queues))
+
+
+@pytest.mark.parametrize(
+    ("url", "options", "said"),
+    [
+        (AMQP, {"time_limit": 7200}, "consumer_timeout (1800 s) of queue 'default'"),
+        (AMQP, {"time_limit": 1790, "name": "slow"}, None),
+        (AMQP, {"time_limit": 7200, "name": "slow"}, "consumer_timeout (3600 s) of queue 'slow'"),
+        (REDIS, {"time_limit": 7200}, None),
+    ],
+)
+def test_the_limits_of_a_task_fit_the_queue_it_is_sent_to(
+    url: str, options: dict[str, Any], said: str | None
+) -> None:
+    slow = TaskQueue(name="slow", consumer_timeout_seconds=3600)
+    app = create_celery_app(Settings(env="test", celery_broker_url=url), queues=[slow])
+    app.conf.task_routes = {"slow": {"queue": "slow"}}
+    task = app.task(nothing, lazy=False, shared=False, **options)
+    queue = slow if app.queue_of(task.name, {}) == "slow" else TaskQueue(name="default")
+    problems = task_refusals(task.name, task, app.conf, queue)
+    assert len(problems) == (said is not None)
+    assert all(str(said) in problem for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("function", "idle_seconds", "is_refused"),
+    [(works, 300.0, True), (works, 900.0, False), (works, None, False), (nothing, 300.0, False)],
+)
+def test_a_task_with_a_session_ends_before_its_database_ends_the_transaction(
+    function: Any, idle_seconds: float | None, is_refused: bool
+) -> None:
+    app = app_for(REDIS)
+    task = app.task(function, time_limit=900, lazy=False, shared=False)
+    problems = task_refusals(
+        "slow", task, app.conf, TaskQueue(name="default"), idle_seconds=idle_seconds
+    )
+    assert len(problems) == is_refused
+    assert all("Database(idle_in_transaction_timeout_seconds=…)" in each for each in problems)
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet", solo.TaskPool])
@@ -106,9 +151,6 @@ def test_results_are_spelt_as_celery_spells_them() -> None:
 def test_a_soft_limit_leaves_time_to_say_why() -> None:
     assert soft_limit(300) == 290
     assert soft_limit(10) == 9
-
-
-def nothing() -> None: ...
 
 
 def test_options_of_a_task_are_checked_when_it_is_made() -> None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from billiard.exceptions import SoftTimeLimitExceeded
 
 from mainstay.config import Settings
 from mainstay.service import Service
@@ -40,7 +41,9 @@ def told_to(store: Blinking, monkeypatch: pytest.MonkeyPatch) -> reports.Reports
 
 
 def task() -> Any:
-    return SimpleNamespace(name="add", track_status=True, request=SimpleNamespace(id="1"))
+    return SimpleNamespace(
+        name="add", track_status=True, request=SimpleNamespace(id="1", retries=0)
+    )
 
 
 def test_the_last_word_on_a_task_outlasts_a_blip_of_the_store(
@@ -66,3 +69,13 @@ def test_a_store_that_stays_away_does_not_undo_the_work(
     store = Blinking(100, error)
     told_to(store, monkeypatch).succeeded(task(), 1, 42)
     assert store.asked == asked
+
+
+def test_a_task_hears_of_its_time_limit_while_it_tells_how_far_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    telling = told_to(Blinking(1, SoftTimeLimitExceeded()), monkeypatch)
+    with pytest.raises(SoftTimeLimitExceeded):
+        telling.progress(task(), {"current": 1})
+    # Once the work is over, nothing can stop it any more.
+    told_to(Blinking(1, SoftTimeLimitExceeded()), monkeypatch).succeeded(task(), 1, 42)

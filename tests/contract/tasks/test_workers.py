@@ -169,7 +169,8 @@ def test_a_task_that_waits_too_long_in_a_workers_hands_is_a_dead_letter(
     assert "add 903 1" in working_room.effects()
 
 
-def test_what_was_called_off_and_expires_then_is_called_off(working_room: CeleryRoom) -> None:
+def test_what_was_called_off_and_expires_then_is_called_off(shared: Shared) -> None:
+    working_room = shared("redis")  # where the worker holds what is not due, and not the broker
     id = working_room.send("add", 904, 1, countdown=2, expires=1)
     working_room.app.control.revoke(id)
     assert working_room.ended(id).state is State.REVOKED

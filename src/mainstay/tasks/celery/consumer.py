@@ -34,10 +34,10 @@ __all__ = ["GuardedConsumer", "Recent", "watch_again"]
 
 logger = logging.getLogger(__name__)
 
-# An unforeseen error may have left something reserved: one may be chance, two soon after one
-# another are not.
 # What Celery puts around the arguments, which are what the sender has measured.
 _ENVELOPE_BYTES = 65_536
+# An unforeseen error may have left something reserved: one may be chance, two soon after one
+# another are not.
 _UNFORESEEN_LIMIT = 2
 _UNFORESEEN_WINDOW_SECONDS = 600.0
 _BEAT_SECONDS = 1.0

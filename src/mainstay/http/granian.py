@@ -157,16 +157,18 @@ def _work(draining: Connection, leading: Connection, main: int, target: str) -> 
     edge = _edge_of(application)
     if edge is not None:
         edge.begin()
-        threading.Thread(target=_live, args=(edge, draining), name="life").start()
+        threading.Thread(target=_live, args=(edge, draining, main), name="life").start()
     return application
 
 
-def _live(edge: wsgi.Edge, draining: Connection) -> None:
+def _live(edge: wsgi.Edge, draining: Connection, main: int) -> None:
     service = edge.service
     try:
         draining.recv_bytes()
     except (EOFError, OSError):
         service.lifecycle.drain()
+    if main not in (os.getpid(), os.getppid()):
+        os.kill(os.getpid(), signal.SIGTERM)  # it was killed, so nobody else says it
     # Granian's worker returns from its main thread when the last request has been answered.
     threading.main_thread().join()
     service.stop()

@@ -62,8 +62,8 @@ class Server:
     def close(self) -> None:
         self.client.close()
         if self.process.poll() is None:
-            self.process.kill()
-        self.process.wait()
+            self.process.send_signal(self.stops_on)
+        self.process.wait(60)
 
 
 @pytest.fixture
@@ -131,3 +131,17 @@ def test_it_drains_before_it_stops(server: Server) -> None:
     answer = server.client.get("/slow/0.0")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
     assert server.process.wait(60) == 0
+
+
+@pytest.mark.parametrize("server", DRAINING, indirect=True)
+def test_nothing_is_left_of_one_that_is_killed(server: Server) -> None:
+    server.process.kill()
+
+    def is_gone() -> bool:
+        try:
+            server.ready()
+        except httpx.TransportError:
+            return True
+        return False
+
+    eventually(is_gone, timeout_seconds=60)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from contracts.config.base_settings import MODELS
-from contracts.config.celery_settings import Settings
+from contracts.config.celery_settings import DOCUMENTS, Settings
 from mainstay import Service
 from mainstay.resources.sqlalchemy import Database
 from mainstay.tasks import celery
@@ -25,6 +25,7 @@ def create_celery_app(
     service = Service(settings, Database(models=MODELS))
     made = celery.create_celery_app(service, autodiscover_paths=autodiscover_paths)
     made.conf.task_ignore_result = False  # Celery keeps them too, with what it knows of each
+    made.conf.task_routes = {"contracts.render": {"queue": DOCUMENTS.name}}
     return made
 
 

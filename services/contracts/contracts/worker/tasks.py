@@ -9,7 +9,6 @@ from celery import chain, shared_task
 from sqlalchemy.orm import Session
 
 from contracts import terms
-from contracts.config.celery_settings import DOCUMENTS
 from contracts.model.contract import Contract
 from contracts.worker.base import Step
 from mainstay.http.client import Client
@@ -41,7 +40,7 @@ def validate(contract_id: str, *, session: Session) -> str:
     return contract_id
 
 
-@shared_task(base=Step, name="contracts.render", queue=DOCUMENTS.name)
+@shared_task(base=Step, name="contracts.render")
 def render(contract_id: str, *, session: Session) -> str:
     """Write the contract's document."""
     contract = session.get_one(Contract, UUID(contract_id))

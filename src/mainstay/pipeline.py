@@ -13,7 +13,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeAlias, TypeVar, overload
 
 from mainstay import context as contexts
 from mainstay.context import Context, Principal
@@ -27,9 +27,7 @@ __all__ = [
     "Entry",
     "Step",
     "Steps",
-    "aadvance",
     "adrive",
-    "advance",
     "drive",
     "outcome_of",
     "stations",
@@ -59,11 +57,23 @@ Steps = Generator[Step[Any], Any, T]
 """Stations on their way: they yield steps, are sent the results, and return a ``T``."""
 
 
-def drive(steps: Steps[T]) -> T:
-    """Take *steps* to their end on this thread."""
+Resume: TypeAlias = Callable[[Steps[T]], Step[Any]]
+"""How to go on with steps from where they stand: ``lambda steps: steps.send(answer)``."""
+
+
+@overload
+def drive(steps: Steps[T], resume: Resume[T] = ...) -> T: ...
+@overload
+def drive(steps: Steps[T], resume: Resume[T] = ..., *, until: Step[Any]) -> T | None: ...
+def drive(steps: Steps[T], resume: Resume[T] = next, *, until: Step[Any] | None = None) -> T | None:
+    """Take *steps* to their end on this thread, or to the step *until*, where they then stand.
+
+    They are left standing for what goes on outside of the stations, such as a framework that calls
+    the handler by itself.
+    """
     try:
-        step = next(steps)
-        while True:
+        step = resume(steps)
+        while step is not until:
             try:
                 if step.sync is None:
                     raise TypeError("this step can only be awaited: use adrive()")
@@ -75,69 +85,23 @@ def drive(steps: Steps[T]) -> T:
     except StopIteration as end:
         result: T = end.value
         return result
-
-
-async def adrive(steps: Steps[T]) -> T:
-    """Take *steps* to their end on this event loop."""
-    try:
-        step = next(steps)
-        while True:
-            try:
-                if step.aio is None:
-                    raise TypeError("this step can only be done blocking: use drive()")
-                value = await step.aio()
-            except BaseException as error:  # noqa: BLE001 - stations see cancellation too
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
-def advance(
-    steps: Steps[T],
-    resume: Callable[[Steps[T]], Step[Any]] = next,
-    *,
-    until: Step[Any] | None = None,
-) -> T | None:
-    """Take *steps* on, to their end or to the step *until*, where they then stand.
-
-    For what goes on outside of the stations, such as a framework that calls the handler by itself.
-
-    Args:
-        resume: How to go on from where they stand: ``lambda steps: steps.send(answer)``.
-    """
-    try:
-        step = resume(steps)
-        while step is not until:
-            if step.sync is None:
-                raise TypeError("this step can only be awaited: use aadvance()")
-            try:
-                value = step.sync()
-            except BaseException as error:  # noqa: BLE001 - a station may answer it
-                step = steps.throw(error)
-            else:
-                step = steps.send(value)
-    except StopIteration as end:
-        result: T = end.value
-        return result
     return None
 
 
-async def aadvance(
-    steps: Steps[T],
-    resume: Callable[[Steps[T]], Step[Any]] = next,
-    *,
-    until: Step[Any] | None = None,
+@overload
+async def adrive(steps: Steps[T], resume: Resume[T] = ...) -> T: ...
+@overload
+async def adrive(steps: Steps[T], resume: Resume[T] = ..., *, until: Step[Any]) -> T | None: ...
+async def adrive(
+    steps: Steps[T], resume: Resume[T] = next, *, until: Step[Any] | None = None
 ) -> T | None:
-    """As :func:`advance`, on this event loop."""
+    """As :func:`drive`, on this event loop."""
     try:
         step = resume(steps)
         while step is not until:
-            if step.aio is None:
-                raise TypeError("this step can only be done blocking: use advance()")
             try:
+                if step.aio is None:
+                    raise TypeError("this step can only be done blocking: use drive()")
                 value = await step.aio()
             except BaseException as error:  # noqa: BLE001 - stations see cancellation too
                 step = steps.throw(error)

@@ -38,7 +38,7 @@ from mainstay.http.problems import MEDIA_TYPE, Problem, problem_of
 from mainstay.http.routes import UNMATCHED
 from mainstay.http.rules import SharedPlaces
 from mainstay.http.streams import Body
-from mainstay.pipeline import Step, Steps, advance, stations
+from mainstay.pipeline import Step, Steps, drive, stations
 
 if TYPE_CHECKING:
     from wsgiref.types import StartResponse, WSGIApplication
@@ -222,7 +222,7 @@ class WsgiEntry(exchange.Exchange):
         steps = stations(self, self.edge.service)
         self.environ[ENTRY] = self
         try:
-            advance(steps, until=_HANDLING)
+            drive(steps, until=_HANDLING)
         except Exception as error:  # noqa: BLE001 - the way in: what nobody answered ends here
             self.leave()
             return self._refuse(error)

@@ -30,7 +30,7 @@ from mainstay.http.work import (
     stored,
 )
 from mainstay.idempotency import Answer
-from mainstay.pipeline import Step, Steps, aadvance
+from mainstay.pipeline import Step, Steps, adrive
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -276,7 +276,7 @@ class _KeyedUnit(_Unit):
                 rollback=Step(aio=self.work.rollback),
             ),
         )
-        return await aadvance(self._steps, until=handler)
+        return await adrive(self._steps, until=handler)
 
     async def settle(self, status: int, headers: RawHeaders, body: bytes | None) -> None:
         steps, self._steps = self._steps, None
@@ -285,7 +285,7 @@ class _KeyedUnit(_Unit):
         pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
         keeps = self.work.is_kept(self.entry.method, status)
         answer = stored(status, pairs, body, fits=not self.entry.is_misfit, keeps=keeps)
-        await self.work._to_its_end(aadvance(steps, lambda steps: steps.send(answer)))
+        await self.work._to_its_end(adrive(steps, lambda steps: steps.send(answer)))
         await self.work._settle(keeps=status < 400)
 
     async def close(self, error: BaseException | None) -> None:
@@ -293,7 +293,7 @@ class _KeyedUnit(_Unit):
         if steps is not None:
             given_up = error or RuntimeError("the handler gave no answer")
             with suppress(BaseException):  # it comes back when the key is free
-                await self.work._to_its_end(aadvance(steps, lambda steps: steps.throw(given_up)))
+                await self.work._to_its_end(adrive(steps, lambda steps: steps.throw(given_up)))
         failpoints.reach("keys.after_answer")
         await super().close(error)
 

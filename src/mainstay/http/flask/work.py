@@ -26,7 +26,7 @@ from mainstay.http.work import (
 )
 from mainstay.http.wsgi import ENTRY, Pairs, WsgiEntry
 from mainstay.idempotency import Answer
-from mainstay.pipeline import Step, Steps, advance
+from mainstay.pipeline import Step, Steps, drive
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -265,7 +265,7 @@ class _KeyedUnit(_Unit):
                 rollback=Step(self.work.rollback),
             ),
         )
-        return advance(self._steps, until=handler)
+        return drive(self._steps, until=handler)
 
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         steps, self._steps = self._steps, None
@@ -273,7 +273,7 @@ class _KeyedUnit(_Unit):
             return
         keeps = self.work.is_kept(self.entry.method, status)
         answer = stored(status, headers, body, fits=not self.entry.is_misfit, keeps=keeps)
-        advance(steps, lambda steps: steps.send(answer))
+        drive(steps, lambda steps: steps.send(answer))
         self.work._settle(keeps=status < 400)
 
     def close(self, error: BaseException | None) -> None:
@@ -281,7 +281,7 @@ class _KeyedUnit(_Unit):
         if steps is not None:
             given_up = error or RuntimeError("the view gave no answer")
             with suppress(BaseException):  # it comes back when the key is free
-                advance(steps, lambda steps: steps.throw(given_up))
+                drive(steps, lambda steps: steps.throw(given_up))
         failpoints.reach("keys.after_answer")
         super().close(error)
 

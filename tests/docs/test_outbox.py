@@ -14,7 +14,7 @@ import pytest
 
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import Platform, environment
+from tests.services.platform import Platform, environment
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "outbox.md").read_text(encoding="utf-8")

@@ -15,7 +15,8 @@ import pytest
 
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import Platform, environment, write_project
+from tests.services.data.platform import write_project
+from tests.services.platform import Platform, environment
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

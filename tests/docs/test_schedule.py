@@ -11,7 +11,7 @@ import pytest
 
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import Platform, environment
+from tests.services.platform import Platform, environment
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "schedule.md"
 BLOCKS = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))

@@ -16,7 +16,7 @@ import pytest
 
 from mainstay.processes.ports import free_port
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import environment
+from tests.services.platform import environment
 
 ROOT = Path(__file__).parents[2]
 FIRST_TIMEOUT_SECONDS = 300

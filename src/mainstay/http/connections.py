@@ -26,7 +26,7 @@ HEAD_LIMIT_BYTES = 65_536
 """Of the request line and headers, beyond the first packet; h11 has a limit of its own."""
 
 HEAD_SECONDS = 10.0
-"""For a connection to become a request; uvicorn ends what is kept alive and silent sooner."""
+"""For a connection to become a request; one that is kept alive and silent is uvicorn's to end."""
 
 UNREAD_SECONDS = 30.0
 """For a client to take any byte of what waits for it."""
@@ -67,6 +67,7 @@ class Limited(asyncio.Protocol):
     transport: Any
     scope: Any
     cycle: Any
+    timeout_keep_alive_task: asyncio.TimerHandle | None
     _head_bytes = -1
     """What came after the first packet of a head that is not complete; else -1."""
 
@@ -144,8 +145,9 @@ class _Sweeper:
             if not isinstance(connection, Limited):
                 continue  # a WebSocket, which has pings
             unread: int = connection.transport.get_write_buffer_size()
-            if connection.is_in_hand and not unread:
-                continue  # ours to move
+            is_watched = connection.is_in_hand or connection.timeout_keep_alive_task is not None
+            if is_watched and not unread:
+                continue  # ours to move, or kept alive and uvicorn's to end
             mark = (connection.cycle, unread)
             before, since = self._waiting.get(connection, (mark, now))
             if before != mark:

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Serving", "command"]
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than a proxy keeps a connection that it does not use (nginx, load balancers of AWS: 60 s).
+One that is closed sooner than that may be closed just as the next request is on its way."""
+
 
 def command(
     process: ProcessSpec, *, host: str, grace_seconds: float, alone: bool
@@ -84,6 +88,7 @@ class Serving:
             *quiet,
             *("--no-access-log", "--no-server-header", "--no-proxy-headers"),
             *("--timeout-graceful-shutdown", self._grace),
+            *("--timeout-keep-alive", str(KEEP_ALIVE_SECONDS)),
         )
 
     @property

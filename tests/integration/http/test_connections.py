@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,6 +151,23 @@ def test_many_requests_on_one_connection_are_not_hurried(port: int) -> None:
             # Longer in all than a connection may take to become a request.
             assert client.get("/slow").status_code == 200
         assert client.get("/peer").json() == first
+
+
+def test_a_connection_that_is_kept_alive_may_rest_for_as_long_as_the_server_says(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        time.sleep(3.5)  # longer than a connection may take to become a request
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+def test_a_line_that_begins_nothing_keeps_no_connection(port: int) -> None:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert client.recv(65_536).startswith(b"HTTP/1.1 200")
+        client.sendall(b"\r\n")  # no byte of a request, but uvicorn waits for the rest
+        read_all(client)  # h11 takes it for a request that did not come in time
 
 
 def test_what_was_sent_before_the_server_stopped_is_answered() -> None:

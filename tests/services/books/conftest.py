@@ -11,13 +11,12 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from mainstay.auth import Tokens
-from mainstay.config import Settings
 from mainstay.processes.ports import free_port
 from mainstay.testing.servers import PostgreSQL, Redis
 from mainstay.testing.wait import eventually
 from tests.services.books.browser import chromium
-from tests.services.books.platform import API, Platform, environment, write_project
+from tests.services.books.platform import API, write_project
+from tests.services.platform import Platform, on_embedded, on_servers
 
 Follow = Callable[[str], dict[str, Any]]
 
@@ -27,9 +26,8 @@ def embedded_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plat
     folder = tmp_path_factory.mktemp("embedded")
     ports = [free_port() for _ in range(2)]
     write_project(folder, ports)
-    platform = Platform(folder, ["dev", "--no-reload"], environment(), ports)
-    yield platform.start()
-    assert platform.stop() == 0
+    with on_embedded(folder, ports) as platform:
+        yield platform
 
 
 @pytest.fixture(scope="session")
@@ -39,38 +37,18 @@ def real_platform(
     folder = tmp_path_factory.mktemp("real")
     ports = [free_port() for _ in range(2)]
     write_project(folder, ports)
-    secret = secrets.token_hex(32)
-    env = environment(
+    with on_servers(
+        folder,
+        ports,
+        "books",
         DATABASE_URL=postgres.create_database("books"),
         REDIS_URL=redis_server.url,
         CELERY_BROKER_URL=redis_server.url,
         CELERY_RESULT_BACKEND=redis_server.url,
-        JWT_SECRET_KEY=secret,
         FLASK_SECRET_KEY=secrets.token_hex(32),
-        APP_HOST="127.0.0.1",
-        APP_RATE_LIMIT="none",
-        APP_DRAIN_DELAY_SECONDS="0",
         APP_REQUEST_TIMEOUT_SECONDS="5",
-    )
-    settings = Settings(env="test", service_name="books", jwt_secret_key=secret)
-    token = Tokens(settings).issue("ann", life_seconds=80_000)
-    platform = Platform(folder, ["run"], env, ports, token=token)
-    migrated = platform.run("db", "upgrade")
-    assert migrated.returncode == 0, migrated.stderr
-    yield platform.start()
-    assert platform.stop() == 0
-
-
-@pytest.fixture(params=["embedded", "real"])
-def platform(request: pytest.FixtureRequest) -> Platform:
-    found: Platform = request.getfixturevalue(f"{request.param}_platform")
-    return found
-
-
-@pytest.fixture
-def client(platform: Platform) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=platform.url, headers=platform.headers, timeout=30) as client:
-        yield client
+    ) as platform:
+        yield platform
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,13 @@
-"""The books service as its users have it; `Platform` is what all services are run with."""
+"""The books service as its users have it."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.services.data.platform import SERVICES, Platform, environment
+from tests.services.platform import SERVICES, write_service
 
-__all__ = ["API", "SERVICE", "Platform", "environment", "write_project"]
+__all__ = ["API", "SERVICE", "write_project"]
 
 API = "/api"
 SERVICE = SERVICES / "books"
@@ -16,10 +15,10 @@ SERVICE = SERVICES / "books"
 
 def write_project(folder: Path, ports: Sequence[int]) -> None:
     """Copy the service into *folder*, with the project's manifest on ports that are free."""
-    ignored = shutil.ignore_patterns("__pycache__", ".env")
-    shutil.copytree(SERVICE, folder / "services" / "books", ignore=ignored)
     api, worker = ports
-    folder.joinpath("mainstay.toml").write_text(
+    write_service(
+        folder,
+        "books",
         f"""
 [service.books]
 path = "services/books"
@@ -32,5 +31,5 @@ port = {api}
 kind = "tasks"
 target = "books.worker:celery_app"
 metrics_port = {worker}
-"""
+""",
     )

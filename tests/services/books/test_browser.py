@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.services.books.browser import Visitor
-from tests.services.books.platform import API, Platform
+from tests.services.books.platform import API
+from tests.services.platform import Platform
 
 Visit = Callable[..., Visitor]
 

@@ -8,7 +8,8 @@ import httpx
 
 from mainstay.processes.ports import free_port
 from mainstay.testing.wait import eventually
-from tests.services.books.platform import Platform, environment, write_project
+from tests.services.books.platform import write_project
+from tests.services.platform import Platform, environment
 
 
 def test_a_change_is_seen_health_is_told_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ import psycopg
 import pytest
 
 from mainstay.testing.wait import eventually
-from tests.services.books.platform import API, Platform
+from tests.services.books.platform import API
+from tests.services.platform import Platform
 
 FINAL = ("SUCCESS", "FAILURE")
 AT_ONCE, BATCH = 20, 3_000

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import json
 import secrets
-import signal
 import sqlite3
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,9 +15,11 @@ import pytest
 from mainstay.processes.ports import free_port
 from mainstay.testing.servers import Redis
 from mainstay.testing.wait import eventually
-from tests.services.books.platform import API, SERVICE, environment
+from tests.services import commands
+from tests.services.books.platform import API, SERVICE
+from tests.services.platform import environment
 
-PROGRAMS = Path(sys.executable).parent
+running = partial(commands.running, SERVICE)
 STATES = """
 import json, sys
 from books.worker import celery_app
@@ -49,41 +47,7 @@ def environ(folder: Path, broker: str, **given: str) -> dict[str, str]:
 
 
 def do(env: dict[str, str], *command: str) -> str:
-    ended = subprocess.run(
-        [PROGRAMS / command[0], *command[1:]],
-        cwd=SERVICE,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-@contextmanager
-def running(env: dict[str, str], log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [PROGRAMS / command[0], *command[1:]],
-            cwd=SERVICE,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
-            process.wait()
+    return commands.do(SERVICE, env, *command).stdout
 
 
 def test_flask_runs_it_on_sqlite_and_with_eager_tasks(tmp_path: Path) -> None:
@@ -176,19 +140,9 @@ def test_a_batch_that_is_begun_again_tells_no_less_than_before(
 
 def refused(env: dict[str, str], *command: str) -> str:
     """Start what must not start, and return what it says."""
-    ended = subprocess.run(
-        [PROGRAMS / command[0], *command[1:]],
-        cwd=SERVICE,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert ended.returncode == 78, ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
-    return ended.stderr
+    said = commands.do(SERVICE, env, *command, exit_code=78).stderr
+    assert "Traceback" not in said
+    return said
 
 
 COMMANDS = {

@@ -7,7 +7,8 @@ import pytest
 from playwright.sync_api import Browser, expect
 
 from tests.services.books.browser import Visitor
-from tests.services.books.platform import API, Platform
+from tests.services.books.platform import API
+from tests.services.platform import Platform
 
 
 @pytest.mark.parametrize(

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
-import signal
-import subprocess
-import sys
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -18,33 +14,24 @@ from typing import Any
 import httpx
 
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import SERVICES, Platform, environment
+from tests.services import commands
+from tests.services.platform import SERVICES, write_service
 
-__all__ = [
-    "API",
-    "PROGRAMS",
-    "SERVICE",
-    "Platform",
-    "Receiver",
-    "do",
-    "ended",
-    "environment",
-    "running",
-    "steps",
-    "write_project",
-]
+__all__ = ["API", "Receiver", "do", "ended", "running", "steps", "write_project"]
 
 API = "/api/v1/contracts"
 SERVICE = SERVICES / "contracts"
-PROGRAMS = Path(sys.executable).parent
+
+running = partial(commands.running, SERVICE)
+"""Type a command in the service's folder, and stop what it starts."""
 
 
 def write_project(folder: Path, ports: Sequence[int]) -> None:
     """Copy the service into *folder*, with the project's manifest on ports that are free."""
-    ignored = shutil.ignore_patterns("__pycache__", ".env")
-    shutil.copytree(SERVICE, folder / "services" / "contracts", ignore=ignored)
     api, worker = ports
-    folder.joinpath("mainstay.toml").write_text(
+    write_service(
+        folder,
+        "contracts",
         f"""
 [service.contracts]
 path = "services/contracts"
@@ -59,7 +46,7 @@ port = {api}
 kind = "tasks"
 target = "contracts.celery_app:celery_app"
 metrics_port = {worker}
-"""
+""",
     )
 
 
@@ -123,40 +110,6 @@ def steps(client: httpx.Client, id: str) -> list[tuple[str, str, int]]:
 
 
 def do(env: Mapping[str, str], *command: str, exit_code: int = 0) -> str:
-    """Type a command in the service's folder, and return what it says."""
-    found = subprocess.run(
-        [PROGRAMS / command[0], *command[1:]],
-        cwd=SERVICE,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert found.returncode == exit_code, found.stdout + found.stderr
-    return found.stdout + found.stderr
-
-
-@contextmanager
-def running(env: Mapping[str, str], log: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Type a command in the service's folder, and stop what it starts, if it is still there."""
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [PROGRAMS / command[0], *command[1:]],
-            cwd=SERVICE,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(60)
-        finally:
-            process.kill()
-            process.wait()
+    """Type a command in the service's folder, and return all that it says."""
+    ended = commands.do(SERVICE, env, *command, exit_code=exit_code)
+    return ended.stdout + ended.stderr

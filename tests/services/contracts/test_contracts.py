@@ -14,7 +14,8 @@ from psycopg.rows import dict_row
 
 from mainstay import devfile
 from mainstay.testing.wait import eventually
-from tests.services.contracts.platform import API, Platform, Receiver, ended, steps
+from tests.services.contracts.platform import API, Receiver, ended, steps
+from tests.services.platform import Platform
 
 ROOF = {"title": "Roof", "customer": "Ann", "amount": 1200.5, "currency": "EUR"}
 DONE = [("validate", "success", 1), ("render", "success", 1), ("notify", "success", 1)]

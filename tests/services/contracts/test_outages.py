@@ -15,15 +15,8 @@ import pytest
 
 from mainstay.processes.ports import free_port
 from mainstay.testing.wait import eventually
-from tests.services.contracts.platform import (
-    API,
-    Receiver,
-    do,
-    ended,
-    environment,
-    running,
-    steps,
-)
+from tests.services.contracts.platform import API, Receiver, do, ended, running, steps
+from tests.services.platform import environment
 
 Env = dict[str, str]
 ROOF = {"title": "Roof", "customer": "Ann", "amount": 1200.5, "currency": "EUR"}

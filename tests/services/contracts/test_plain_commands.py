@@ -12,7 +12,8 @@ from contracts.config.celery_settings import Settings
 from mainstay.processes.ports import free_port
 from mainstay.tasks.celery import get_celery_app
 from mainstay.testing.wait import eventually
-from tests.services.contracts.platform import API, do, ended, environment, running, steps
+from tests.services.contracts.platform import API, do, ended, running, steps
+from tests.services.platform import environment
 
 NOWHERE = "redis://127.0.0.1:1"
 NEEDED = ("DATABASE_URL", "CELERY_BROKER_URL")

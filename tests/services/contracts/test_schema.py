@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import httpx
 
-from tests.services.contracts.platform import API, PROGRAMS, Platform
+from tests.services.commands import check_document
+from tests.services.contracts.platform import API
+from tests.services.platform import Platform
 
 DOCUMENT = "/api/v1/openapi.json"
 EXAMPLES = 30
@@ -24,24 +24,4 @@ def test_the_document_has_every_route(client: httpx.Client) -> None:
 
 
 def test_every_answer_is_as_the_document_says(embedded_platform: Platform) -> None:
-    found = subprocess.run(
-        [
-            PROGRAMS / "schemathesis",
-            "run",
-            f"{embedded_platform.url}{DOCUMENT}",
-            "--checks=all",
-            # One Idempotency-Key with two bodies is refused for good reason, and so is a cursor
-            # that was made up.
-            "--exclude-checks=positive_data_acceptance",
-            f"--max-examples={EXAMPLES}",
-            "--seed=20261120",
-            "--no-color",
-        ],
-        cwd=embedded_platform.folder,
-        env=embedded_platform.env,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert found.returncode == 0, found.stdout[-20_000:] + found.stderr[-2_000:]
+    check_document(embedded_platform, DOCUMENT, examples=EXAMPLES)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import secrets
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from mainstay.processes.ports import free_port
-from tests.services.data.platform import environment, write_project
+from tests.services.commands import do
+from tests.services.data.platform import write_project
+from tests.services.platform import environment
 
 CANARY = "canary-5f2d"
 GOOD = {
@@ -81,18 +81,13 @@ BAD: dict[str, tuple[str, dict[str, str], list[str]]] = {
 }
 
 
-def started(folder: Path, process: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def refused(folder: Path, process: str, env: dict[str, str]) -> str:
+    """Start *process*, which must not start, and return what it says."""
     write_project(folder, [free_port() for _ in range(3)])
-    return subprocess.run(
-        [sys.executable, "-m", "mainstay", "run", process],
-        cwd=folder,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    ended = do(folder, env, "mainstay", "run", process, exit_code=78)
+    assert CANARY not in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -101,19 +96,15 @@ def test_what_a_service_is_told_wrong_is_named_and_it_does_not_start(
 ) -> None:
     process, changes, named = BAD[kind]
     env = {name: value for name, value in (GOOD | changes).items() if value != GONE}
-    ended = started(tmp_path, process, environment(**env))
-    assert ended.returncode == 78, ended.stdout + ended.stderr
+    said = refused(tmp_path, process, environment(**env))
     for word in named:
-        assert word in ended.stderr
-    assert CANARY not in ended.stdout + ended.stderr
-    assert "Traceback" not in ended.stderr
+        assert word in said
 
 
 def test_an_unknown_key_of_the_yaml_file_is_named_with_what_may_be_meant(tmp_path: Path) -> None:
     config = tmp_path / "config.yml"
     config.write_text("log_levle: DEBUG\n")
     env = environment(**GOOD, APP_CONFIG_PATH=str(config))
-    ended = started(tmp_path, "data.api", env)
-    assert ended.returncode == 78
-    assert "log_levle" in ended.stderr
-    assert "log_level" in ended.stderr.replace("log_levle", "")
+    said = refused(tmp_path, "data.api", env)
+    assert "log_levle" in said
+    assert "log_level" in said.replace("log_levle", "")

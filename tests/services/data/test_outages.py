@@ -9,7 +9,8 @@ import pytest
 
 from mainstay.testing.servers import RabbitMQ, Redis, Server
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import API, Platform
+from tests.services.data.platform import API
+from tests.services.platform import Platform
 
 # A request is answered within two seconds of its own; the client gives up where it would hang.
 PATIENCE_SECONDS = 10

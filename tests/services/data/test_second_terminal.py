@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,8 +13,10 @@ import redis
 
 from mainstay import devfile
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import API, Platform, environment
+from tests.services.commands import do
+from tests.services.data.platform import API
 from tests.services.data.test_processing import finished
+from tests.services.platform import Platform, environment
 
 
 def printed(platform: Platform, *command: str) -> dict[str, Any]:
@@ -113,21 +112,10 @@ def test_what_a_setting_is_and_where_it_came_from_is_shown_without_secrets(
 def test_plain_celery_and_alembic_work_in_the_services_folder(
     embedded_platform: Platform,
 ) -> None:
-    programs = Path(sys.executable).parent
-    for command in (
-        ["celery", "-A", "data.worker:celery_app", "inspect", "ping", "--timeout", "5"],
-        ["alembic", "current"],
-    ):
-        ended = subprocess.run(
-            [programs / command[0], *command[1:]],
-            cwd=embedded_platform.folder / "services" / "data",
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert ended.returncode == 0, ended.stdout + ended.stderr
+    folder = embedded_platform.folder / "services" / "data"
+    inspect = ("celery", "-A", "data.worker:celery_app", "inspect", "ping", "--timeout", "5")
+    do(folder, environment(), *inspect)
+    do(folder, environment(), "alembic", "current")
 
 
 def test_a_task_that_is_called_off_has_failed_wherever_one_looks(

@@ -9,7 +9,8 @@ import httpx
 
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
-from tests.services.data.platform import API, Platform
+from tests.services.data.platform import API
+from tests.services.platform import Platform
 
 # What the API, the worker and the server of calls write their lines as.
 LOGGERS = {"mainstay.http", "mainstay.tasks", "mainstay.rpc"}

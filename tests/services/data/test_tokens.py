@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import httpx
 
-from tests.services.data.platform import API, Platform
+from tests.services.data.platform import API
 from tests.services.data.test_bad_input import is_problem
+from tests.services.platform import Platform
 
 
 def test_what_changes_or_shows_data_needs_a_token(real_platform: Platform) -> None:

@@ -34,7 +34,7 @@ def test_uvicorn_logs_as_the_service_does() -> None:
     text = " ".join(found)
     assert "--host 127.0.0.1 --port 8000 --workers 2" in text
     assert "--no-access-log --no-server-header --no-proxy-headers" in text
-    assert "--timeout-graceful-shutdown 25" in text
+    assert "--timeout-graceful-shutdown 25 --timeout-keep-alive 75" in text
     configuration = json.loads(Path(found[found.index("--log-config") + 1]).read_text())
     assert configuration == {"version": 1, "incremental": True}
 

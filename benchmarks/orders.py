@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 
 import orjson
 
 from benchmarks.load import HOST, request
 from benchmarks.programs import LaneFailed
+from benchmarks.row import OURS_LANE
+from benchmarks.serving import Served
 
-__all__ = ["PRICED", "gives_again", "ordered"]
+__all__ = ["PRICED", "keyed", "keyless", "ordered"]
 
 PRICED = b'{"sku":"sku-0042","count":3,"price":37.5}'
 
@@ -30,7 +32,38 @@ def ordered(*, is_keyed: bool = True) -> Iterator[bytes]:
         yield request("/orders", method="POST", headers=key, body=_BODY)
 
 
-def gives_again(port: int) -> None:
+def keyed(
+    name: str,
+    app: str,
+    variables: Mapping[str, str],
+    packages: tuple[str, ...] = (),
+) -> Served:
+    """A lane that gives the answer to a key again; only ours writes a line a request."""
+    return Served(
+        name,
+        app,
+        ordered(),
+        packages,
+        holds=PRICED,
+        variables=variables,
+        is_logged=name == OURS_LANE,
+        proof=_gives_again,
+    )
+
+
+def keyless(app: str, variables: Mapping[str, str]) -> Served:
+    """Our lane, asked without a key."""
+    return Served(
+        "without a key",
+        app,
+        ordered(is_keyed=False),
+        holds=PRICED,
+        variables=variables,
+        server=None,
+    )
+
+
+def _gives_again(port: int) -> None:
     """Pass when the answer to a key is given again.
 
     Raises:

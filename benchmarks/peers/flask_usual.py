@@ -1,13 +1,10 @@
 """The usual stack of extensions for Flask: an id, metrics and a JSON line a request.
 
-prometheus-flask-exporter as its README has it; structlog rendering JSON, with the id bound before
-each request, as its page on frameworks has it.
+prometheus-flask-exporter as its README has it; structlog with the id bound before each request.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 import uuid
 
@@ -16,20 +13,11 @@ from flask import Flask, Response, g, request
 from prometheus_flask_exporter import PrometheusMetrics
 
 from benchmarks.lanes.flask_routes import FlatJson, add_routes
+from benchmarks.peers.usual_logs import configure_logs
 
 __all__ = ["app", "with_usual_stack"]
 
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.JSONRenderer(),
-    ],
-    wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-    cache_logger_on_first_use=True,
-)
+configure_logs()
 logger = structlog.get_logger()
 
 

@@ -1,13 +1,11 @@
 """The usual stack of middlewares: an id, metrics and a JSON line a request, a library for each.
 
-asgi-correlation-id and prometheus-fastapi-instrumentator as their READMEs have it, structlog
-rendering JSON with the id bound, as its page on frameworks has it.
+asgi-correlation-id and prometheus-fastapi-instrumentator as their READMEs have it, structlog with
+the id bound.
 """
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -18,20 +16,11 @@ from fastapi import FastAPI, Request, Response
 from prometheus_fastapi_instrumentator import Instrumentator
 
 from benchmarks.lanes.http_routes import add_routes
+from benchmarks.peers.usual_logs import configure_logs
 
 __all__ = ["app", "with_usual_stack"]
 
-structlog.configure(
-    processors=[
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.JSONRenderer(),
-    ],
-    wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-    logger_factory=structlog.PrintLoggerFactory(sys.stdout),
-    cache_logger_on_first_use=True,
-)
+configure_logs()
 logger = structlog.get_logger()
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.orders import PRICED, gives_again, ordered
+from benchmarks.orders import keyed, keyless
 from benchmarks.row import OURS_LANE, Lane, Row, at_most
-from benchmarks.serving import Served, serving
+from benchmarks.serving import serving
 from mainstay.resources.sqlalchemy.migrate import upgrade
 from mainstay.testing.servers import PostgreSQL
 
@@ -26,39 +26,11 @@ def _lanes() -> Iterator[Sequence[Lane]]:
             "APP_RATE_LIMIT": "none",
             "DATABASE_URL": _database(postgres),
         }
+        packages = ("fastapi", "uvicorn", "sqlalchemy", "asyncpg")
         yield [
-            serve(
-                Served(
-                    OURS_LANE,
-                    ours,
-                    ordered(),
-                    ("fastapi", "uvicorn", "sqlalchemy", "asyncpg"),
-                    holds=PRICED,
-                    variables=variables,
-                    proof=gives_again,
-                )
-            ),
-            serve(
-                Served(
-                    _BY_HAND,
-                    "benchmarks.lanes.keys_by_hand:app",
-                    ordered(),
-                    holds=PRICED,
-                    variables=variables,
-                    is_logged=False,
-                    proof=gives_again,
-                )
-            ),
-            serve(
-                Served(
-                    "without a key",
-                    ours,
-                    ordered(is_keyed=False),
-                    holds=PRICED,
-                    variables=variables,
-                    server=None,
-                )
-            ),
+            serve(keyed(OURS_LANE, ours, variables, packages)),
+            serve(keyed(_BY_HAND, "benchmarks.lanes.keys_by_hand:app", variables)),
+            serve(keyless(ours, variables)),
         ]
 
 

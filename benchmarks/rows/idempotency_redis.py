@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from benchmarks.orders import PRICED, gives_again, ordered
+from benchmarks.orders import PRICED, keyed, keyless, ordered
 from benchmarks.row import OURS_LANE, Lane, Row, at_most
 from benchmarks.serving import Served, serving
 from mainstay.testing.servers import Redis
@@ -21,59 +21,22 @@ def _lanes() -> Iterator[Sequence[Lane]]:
             "APP_IDEMPOTENCY_STORE": "redis",
             "REDIS_URL": redis.url,
         }
+        packages = ("fastapi", "uvicorn", "redis", "hiredis")
+        middleware = "asgi-idempotency-header"
+        bare = Served(
+            "bare FastAPI",
+            "benchmarks.lanes.keys_bare:app",
+            ordered(),
+            holds=PRICED,
+            is_logged=False,
+        )
         yield [
+            serve(keyed(OURS_LANE, ours, variables, packages)),
+            serve(bare),
+            serve(keyless(ours, variables)),
+            serve(keyed("redis-py by hand", "benchmarks.peers.keys_by_hand:app", variables)),
             serve(
-                Served(
-                    OURS_LANE,
-                    ours,
-                    ordered(),
-                    ("fastapi", "uvicorn", "redis", "hiredis"),
-                    holds=PRICED,
-                    variables=variables,
-                    proof=gives_again,
-                )
-            ),
-            serve(
-                Served(
-                    "bare FastAPI",
-                    "benchmarks.lanes.keys_bare:app",
-                    ordered(),
-                    holds=PRICED,
-                    is_logged=False,
-                )
-            ),
-            serve(
-                Served(
-                    "without a key",
-                    ours,
-                    ordered(is_keyed=False),
-                    holds=PRICED,
-                    variables=variables,
-                    server=None,
-                )
-            ),
-            serve(
-                Served(
-                    "redis-py by hand",
-                    "benchmarks.peers.keys_by_hand:app",
-                    ordered(),
-                    holds=PRICED,
-                    variables=variables,
-                    is_logged=False,
-                    proof=gives_again,
-                )
-            ),
-            serve(
-                Served(
-                    "asgi-idempotency-header",
-                    "benchmarks.peers.keys_middleware:app",
-                    ordered(),
-                    ("asgi-idempotency-header",),
-                    holds=PRICED,
-                    variables=variables,
-                    is_logged=False,
-                    proof=gives_again,
-                )
+                keyed(middleware, "benchmarks.peers.keys_middleware:app", variables, (middleware,))
             ),
         ]
 

@@ -6,11 +6,9 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 from sqlalchemy import text
 
 from mainstay.resources.sqlalchemy import Database
-from mainstay.resources.sqlalchemy.migrate import upgrade
 from mainstay.tasks.celery import create_celery_app
 from mainstay.tasks.celery.profiles import refusals
 
@@ -18,22 +16,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "tasks.md"
 FENCED, QUEUES = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
 
 
-def test_the_fenced_task_does_each_of_its_steps_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"sqlite:///{tmp_path}/billing.db"
-    upgrade(url, say=lambda _line: None)
-    database = Database(url=url)
+def test_the_fenced_task_does_each_of_its_steps_once(eager_database: str) -> None:
+    database = Database(url=eager_database)
     with database.session() as session:
         for table in ("charges", "letters"):
             session.execute(text(f"create table {table} (name varchar(32))"))
-    for name, value in {
-        "APP_ENV": "test",
-        "DATABASE_URL": url,
-        "CELERY_BROKER_URL": "memory://",
-        "CELERY_TASK_ALWAYS_EAGER": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
     billing = SimpleNamespace()
     exec(FENCED, vars(billing))  # noqa: S102 - our own page
     for _ in range(2):

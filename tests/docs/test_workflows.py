@@ -8,23 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from mainstay.resources.sqlalchemy.migrate import upgrade
-
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "workflows.md"
 
 
-def test_the_contract_goes_through_its_steps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    url = f"sqlite:///{tmp_path}/contracts.db"
-    upgrade(url, say=lambda _line: None)
-    for name, value in {
-        "APP_ENV": "test",
-        "DATABASE_URL": url,
-        "CELERY_BROKER_URL": "memory://",
-        "CELERY_TASK_ALWAYS_EAGER": "1",
-    }.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("eager_database")
+def test_the_contract_goes_through_its_steps() -> None:
     (shown,) = re.findall(r"(?ms)^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
     contracts = SimpleNamespace(__name__="contracts.worker")
     exec(shown, vars(contracts))  # noqa: S102 - our own page

@@ -49,10 +49,10 @@ class Line(Resource):
         self.tasks: list[tuple[Any, tuple[Any, ...], str | None]] = []
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError("an event loop must not wait for a call")
 
     def send(self, *args: Any, **kwargs: Any) -> str:
-        raise NotImplementedError
+        raise AssertionError("an event loop must not wait for a broker")
 
     async def acall(
         self,

@@ -21,6 +21,7 @@ from mainstay.testing.servers import PostgreSQL, Redis
 
 _MODULE = "benchmarks.lanes.outbox"
 _WITHOUT = "without a task"
+_BY_HAND = "by hand"
 _PACKAGES = ("sqlalchemy", "asyncpg", "psycopg", "celery", "kombu", "redis")
 _RELAYED = Figure("rate", "rows/s", lambda sample: sample.units / sample.others["seconds"])
 _CONFIG = {"fsync": "on", "full_page_writes": "on", "autovacuum": "off"}
@@ -78,8 +79,9 @@ ROWS = (
         "tasks that wait in PostgreSQL, relayed to Redis by one relay",
         unit="row",
         units=30_000,
-        goals=(at_least(48_000, of=_RELAYED),),
-        lanes=partial(_lanes, {OURS_LANE: "relay", "by hand": "by_hand"}),
+        # What PostgreSQL and its disk take differs from machine to machine.
+        goals=(at_least(48_000, of=_RELAYED), at_least(0.79, times=_BY_HAND, of=_RELAYED)),
+        lanes=partial(_lanes, {OURS_LANE: "relay", _BY_HAND: "by_hand"}),
         warm_up=2_000,
         environments=(OURS,),
     ),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +10,6 @@ import pytest
 from mainstay.resources.sqlalchemy.migrate import upgrade
 from tests.chaos import mutations
 from tests.chaos.malformed import ROOMS, Room, bombard
-
-SEED = int(os.environ.get("SEED") or random.SystemRandom().randrange(2**31))
 
 
 @pytest.fixture(params=sorted(ROOMS))
@@ -26,8 +22,8 @@ def room(request: pytest.FixtureRequest, database_url: str, tmp_path: Path) -> I
     made.close()
 
 
-def test_no_message_stops_a_worker_jams_it_or_vanishes(room: Room) -> None:
-    verdict = bombard(room, seed=SEED, count=300)
+def test_no_message_stops_a_worker_jams_it_or_vanishes(room: Room, seed: int) -> None:
+    verdict = bombard(room, seed=seed, count=300)
     print(verdict)  # noqa: T201 - seed and figures are what one needs when it fails
     assert verdict.is_good, str(verdict)
 

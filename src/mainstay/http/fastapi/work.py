@@ -76,10 +76,8 @@ class Work(BaseWork):
             Retry: The database does not answer, or not now; nothing was kept.
             Disconnected: The connection broke during the commit: the outcome is unknown.
         """
-        if self._session is not None:
-            with _translated(committing=True):
-                await self._to_its_end(self._session.commit())
-            self._has_sent = False
+        if self._session is not None and self._session.in_transaction():
+            await self._to_its_end(self._commit(self._session))
 
     async def rollback(self) -> None:
         """Undo what was done since the last commit, and give the connection back."""
@@ -131,6 +129,11 @@ class Work(BaseWork):
         if self._leaves_with_commit(instead):
             return await self._sender.asend(task, *args, session=self.session, **kwargs)
         return await self._sender.asend(task, *args, task_id=self._next_id(), **kwargs)
+
+    async def _commit(self, session: AsyncSession) -> None:
+        with _translated(committing=True):
+            await session.commit()
+        self._has_sent = False
 
     async def _settle(self, *, keeps: bool) -> None:
         self._is_answered = True

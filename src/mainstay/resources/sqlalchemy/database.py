@@ -8,11 +8,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
 
 from sqlalchemy import Connection, Engine
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
+from sqlalchemy.util import greenlet_spawn
 
 from mainstay.config import urls
 from mainstay.errors import Unavailable
@@ -30,6 +31,8 @@ __all__ = ["Database", "SchemaBehind", "let_go"]
 
 
 E = TypeVar("E", Engine, AsyncEngine)
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class SchemaBehind(Unavailable):
@@ -162,14 +165,23 @@ class Database(Resource):
         with translated(), bind.begin() as connection:
             yield connection
 
-    @asynccontextmanager
-    async def aautocommit(self, *, read_only: bool = False) -> AsyncIterator[AsyncConnection]:
-        """Take such a connection on this event loop; else as :meth:`autocommit`."""
+    async def aautocommit(
+        self, work: Callable[[Connection, *Ts], T], *args: *Ts, read_only: bool = False
+    ) -> T:
+        """Do *work* with such a connection on this event loop; else as :meth:`autocommit`.
+
+        Taking the connection, using it and giving it back are one crossing of SQLAlchemy's bridge
+        to the event loop.
+        """
         views = self._async_views
-        bind = views.reading_at_once if read_only else views.at_once
+        bind = (views.reading_at_once if read_only else views.at_once).sync_engine
+
+        def done() -> T:
+            with bind.begin() as connection:
+                return work(connection, *args)
+
         with translated():
-            async with bind.begin() as connection:
-                yield connection
+            return await greenlet_spawn(done)
 
     def apart(self, *, idle_in_transaction_seconds: float | None = None) -> Connection:
         """Open a connection to look or to listen, whose every statement stands for itself; the

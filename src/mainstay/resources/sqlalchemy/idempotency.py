@@ -84,8 +84,7 @@ class DatabaseStore:
             return self._claim(connection, request)
 
     async def aclaim(self, request: Request) -> Claim | Answer:
-        async with self._database.aautocommit() as connection:
-            return await connection.run_sync(self._claim, request)
+        return await self._database.aautocommit(self._claim, request)
 
     def finish(self, session: Session | None, claim: Claim, answer: Answer) -> None:
         if session is not None:
@@ -96,19 +95,16 @@ class DatabaseStore:
 
     async def afinish(self, session: AsyncSession | None, claim: Claim, answer: Answer) -> None:
         if session is not None:
-            connection = await session.connection()
-            await connection.run_sync(self._finish, claim, answer)
+            await session.run_sync(self.finish, claim, answer)
             return
-        async with self._database.aautocommit() as connection:
-            await connection.run_sync(self._finish, claim, answer)
+        await self._database.aautocommit(self._finish, claim, answer)
 
     def free(self, claim: Claim) -> None:
         with self._database.autocommit() as connection:
             _free(connection, claim)
 
     async def afree(self, claim: Claim) -> None:
-        async with self._database.aautocommit() as connection:
-            await connection.run_sync(_free, claim)
+        await self._database.aautocommit(_free, claim)
 
     def purge(self) -> int:
         """Delete what has expired, never what is under way; returns how many keys."""

@@ -151,8 +151,7 @@ def claim(database: Database, id: str) -> int:
 
 async def aclaim(database: Database, id: str) -> int:
     """As :func:`claim`, on this event loop."""
-    async with database.aautocommit() as connection:
-        return await connection.run_sync(_claim, id)
+    return await database.aautocommit(_claim, id)
 
 
 def hold(session: Session, id: str, epoch: int) -> None:

@@ -205,9 +205,8 @@ class TaskStatuses:
             "correlation_id": correlation_id,
         }
         if session is not None:
-            return await (await session.connection()).run_sync(_did, _ACCEPT, values)
-        async with self._database.aautocommit() as connection:
-            return await connection.run_sync(_did, _ACCEPT, values)
+            return await session.run_sync(lambda held: _did(held.connection(), _ACCEPT, values))
+        return await self._database.aautocommit(_did, _ACCEPT, values)
 
     def record(
         self,
@@ -363,13 +362,11 @@ class TaskStatuses:
 
     async def aget(self, task_id: str) -> TaskRecord | None:
         """As :meth:`get`, on this event loop."""
-        async with self._database.aautocommit(read_only=True) as connection:
-            return await connection.run_sync(_get, task_id)
+        return await self._database.aautocommit(_get, task_id, read_only=True)
 
     async def aget_all(self, task_ids: Collection[str]) -> Sequence[TaskRecord]:
         """Return what is known of those tasks, in no order."""
-        async with self._database.aautocommit(read_only=True) as connection:
-            return await connection.run_sync(_get_all, task_ids)
+        return await self._database.aautocommit(_get_all, task_ids, read_only=True)
 
     def list(
         self, *, state: State | None = None, limit: int = 50, cursor: str | None = None
@@ -391,8 +388,7 @@ class TaskStatuses:
         self, *, state: State | None = None, limit: int = 50, cursor: str | None = None
     ) -> Page:
         """As :meth:`list`, on this event loop."""
-        async with self._database.aautocommit(read_only=True) as connection:
-            return await connection.run_sync(_list, state, limit, cursor)
+        return await self._database.aautocommit(_list, state, limit, cursor, read_only=True)
 
     def purge(self, *, older_than_seconds: float) -> int:
         """Delete the rows of tasks that ended that long ago; returns how many."""

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import amqp
-from kombu.utils.json import dumps
+import orjson
 from typing_extensions import override
 
 from mainstay.context import PRINCIPAL_TOKEN
@@ -274,7 +274,7 @@ class PipedChannel(Channel):
     """Keeps what is published until it is flushed."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.kept: list[tuple[str, str]] = []
+        self.kept: list[tuple[str, bytes]] = []
         super().__init__(*args, **kwargs)
 
     def flush(self) -> list[Exception | None]:
@@ -288,7 +288,8 @@ class PipedChannel(Channel):
 
     @override
     def _put(self, queue: str, message: Any, **_: Any) -> None:
-        self.kept.append((queue, dumps(message)))
+        # All of it was read as JSON: kombu's encoder knows of more, and takes ten times as long.
+        self.kept.append((queue, orjson.dumps(message)))
 
 
 class PipedTransport(Transport):

@@ -130,8 +130,8 @@ class Workflows:
         """As :meth:`get`, without stopping the event loop."""
         from mainstay.resources.sqlalchemy import workflows
 
-        async with self._app.database.aautocommit(read_only=True) as connection:
-            return _workflow(await connection.run_sync(workflows.find, workflow_id))
+        database = self._app.database
+        return _workflow(await database.aautocommit(workflows.find, workflow_id, read_only=True))
 
     def states(
         self,
@@ -157,9 +157,8 @@ class Workflows:
         """As :meth:`states`, without stopping the event loop; with an asyncio session."""
         ids = set(workflow_ids)
         if session is not None:
-            return await (await session.connection()).run_sync(_states, ids)
-        async with self._app.database.aautocommit(read_only=True) as connection:
-            return await connection.run_sync(_states, ids)
+            return await session.run_sync(lambda held: _states(held.connection(), ids))
+        return await self._app.database.aautocommit(_states, ids, read_only=True)
 
     def retry(
         self, workflow_id: str, *, session: Session | scoped_session[Any] | None = None

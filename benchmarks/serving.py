@@ -1,5 +1,5 @@
 """How is an application of a lane served? By one process of uvicorn, or one worker of granian where
-it is Flask's, with their defaults.
+it is Flask's, with their defaults, but for granian's threads: there are as many in every lane.
 
 Ours is started by the words with which `mainstay run` starts it. Those differ from the defaults in
 what the chassis does itself: no `Server` field, no belief in headers of proxies. The servers' own
@@ -21,6 +21,8 @@ from benchmarks.environments import OURS, PEERS, Environment
 from benchmarks.load import HOST, HttpServer
 from benchmarks.programs import LaneFailed, Program, program
 from benchmarks.row import OURS_LANE, Lane, Sample
+from mainstay.http import wsgi
+from mainstay.http.granian import SPARE_THREADS
 from mainstay.processes import commands
 from mainstay.processes.manifest import ProcessSpec
 from mainstay.testing.ports import steady_port
@@ -113,7 +115,10 @@ def command(app: str, port: int, server: Server | None) -> list[str]:
     if server == "uvicorn":
         return ["-m", "uvicorn", app, *place, "--no-access-log"]
     if server == "granian":
-        return ["-m", "granian", app, *place, "--interface", "wsgi", "--no-access-log"]
+        # As many requests may wait for others at a time: threads cost, too.
+        threads = str(wsgi.IN_FLIGHT_LIMIT + SPARE_THREADS)
+        words = ["--interface", "wsgi", "--no-access-log", "--blocking-threads", threads]
+        return ["-m", "granian", app, *place, *words]
     process = ProcessSpec("bench", "api", "http", target=app, port=port)
     words = list(commands.command(process, host=HOST, grace_seconds=5.0, alone=True))
     return words[1:]

@@ -126,6 +126,7 @@ def _lane(
     stack: ExitStack, folder: Path, queue: str, task: Task, variables: Mapping[str, str]
 ) -> Lane:
     words = ["--concurrency", "1", "--without-gossip", "--without-mingle"]
+    words += ["--hostname", f"{queue}@localhost"]  # two of one name cannot be at one broker
     level = "WARNING" if task.is_quiet else "INFO"
     running = stack.enter_context(
         program(

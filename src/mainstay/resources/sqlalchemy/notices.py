@@ -24,6 +24,8 @@ __all__ = ["Announcer", "Listener"]
 _CHANNEL = "mainstay_outbox"
 # Between two notices, so that a process that commits all the time does not give one each time.
 _PAUSE_SECONDS = 0.002
+# While so many commits come between two notices, relays have enough to do.
+_BUSY_COMMITS, _BUSY_PAUSE_SECONDS = 3, 0.008
 _RETRY_SECONDS = 0.5
 _LISTEN_AGAIN_SECONDS = 5.0
 _FAREWELL_SECONDS = 1.0
@@ -36,11 +38,13 @@ class Announcer:
         self._database = database
         self._lock = threading.Lock()
         self._asked = threading.Event()
+        self._commits = 0
         self._is_closed = False
         self._thread: threading.Thread | None = None
 
     def announce(self) -> None:
         """Have notice given; returns at once."""
+        self._commits += 1
         self._asked.set()
         if self._thread is None:
             self._start()
@@ -64,16 +68,23 @@ class Announcer:
         while not self._is_closed:
             self._asked.wait()
             self._asked.clear()
+            commits, self._commits = self._commits, 0
             try:
                 with forks.work():
-                    connection = connection or self._database.apart()
+                    connection = connection or self._connected()
                     _notify(connection)
             except Exception:  # noqa: BLE001 - relays look by themselves, so it is not missed
                 let_go(connection)
                 connection = None
                 time.sleep(_RETRY_SECONDS)
-            time.sleep(_PAUSE_SECONDS)
+            time.sleep(_BUSY_PAUSE_SECONDS if commits >= _BUSY_COMMITS else _PAUSE_SECONDS)
         let_go(connection)
+
+    def _connected(self) -> Connection:
+        connection = self._database.apart()
+        # A notice is a transaction, and would wait for the disk like any other.
+        _raw(connection).execute("set synchronous_commit = off")
+        return connection
 
 
 class Listener:

@@ -34,7 +34,8 @@ LATE_SECONDS = 60.0
 
 _LOOK_SECONDS = 1.0
 _LOOKS_SHARE = 50
-_MARK = "mainstay.outbox"
+_WRITTEN = "mainstay.outbox"
+"""The outboxes that a session has written into, by `Session.info`."""
 # Any number will do that no other use of advisory locks has.
 _OF_KEYS = 0x6D61696E
 
@@ -160,7 +161,7 @@ class Outbox(Resource):
             _IN_TURN.run(connection, space=_OF_KEYS, key=message.key).fetchall()
         statement = _PUTS[delay_seconds > 0, is_tracked]
         statement.run(connection, **_values(message), delay=delay_seconds)
-        self._heed(unit)
+        unit.info.setdefault(_WRITTEN, set()).add(self)
         failpoints.reach("outbox.before_commit")
 
     def withdraw(self, kind: Kind, id: str) -> bool:
@@ -224,17 +225,8 @@ class Outbox(Resource):
             self._given_limit = self.service.settings.outbox_limit
         return self._given_limit
 
-    def _heed(self, session: Session) -> None:
-        if _MARK not in session.info:
-            event.listen(session, "after_commit", self._committed)
-        session.info[_MARK] = True
-
-    def _committed(self, session: Session) -> None:
-        # SQLAlchemy says of a savepoint, too, that it has committed.
-        if session.in_nested_transaction() or not session.info[_MARK]:
-            return
-        session.info[_MARK] = False
-        failpoints.reach("outbox.after_commit")
+    def tell(self) -> None:
+        """Have a relay look: a message of this outbox was committed."""
         self._here()
         if self._wakers:
             for wake in self._wakers:
@@ -249,6 +241,20 @@ class Outbox(Resource):
             self._wakers = []
             is_heard = self.database.url.startswith("postgresql")
             self._announcer = Announcer(self.database) if is_heard else None
+
+
+def _committed(session: Session) -> None:
+    # SQLAlchemy says of a savepoint, too, that it has committed.
+    if _WRITTEN not in session.info or session.in_nested_transaction():
+        return
+    outboxes: set[Outbox] = session.info.pop(_WRITTEN)
+    failpoints.reach("outbox.after_commit")
+    for outbox in outboxes:
+        outbox.tell()
+
+
+# Of every session: to listen to each by itself costs more than to send a task.
+event.listen(Session, "after_commit", _committed)
 
 
 def _oldest(connection: Connection, kind: Kind) -> float:

@@ -1,4 +1,4 @@
-"""Every scenario of requests, their database and their processes in its short size."""
+"""Every scenario of requests, their database and their processes, in its short size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every scenario of tasks and calls in its short size. `make chaos` plays them in full."""
+"""Every scenario of tasks and calls, in its short size; `make chaos SIZE=full` has the other."""
 
 from __future__ import annotations
 

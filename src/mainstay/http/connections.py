@@ -145,9 +145,10 @@ class _Sweeper:
             if not isinstance(connection, Limited):
                 continue  # a WebSocket, which has pings
             unread: int = connection.transport.get_write_buffer_size()
-            is_watched = connection.is_in_hand or connection.timeout_keep_alive_task is not None
-            if is_watched and not unread:
-                continue  # ours to move, or kept alive and uvicorn's to end
+            # uvicorn ends what is kept alive, but for a head that came half with the one before.
+            is_resting = connection.timeout_keep_alive_task is not None and not connection.is_asking
+            if (connection.is_in_hand or is_resting) and not unread:
+                continue
             mark = (connection.cycle, unread)
             before, since = self._waiting.get(connection, (mark, now))
             if before != mark:

@@ -93,7 +93,7 @@ class SharedPlaces(Places):
     __slots__ = ("_free",)
 
     def __init__(self, limit: int, of: str) -> None:
-        super().__init__(limit, of)
+        self.of = of
         self._free: deque[None] = deque([None] * limit)
 
     def take(self) -> bool:

@@ -184,6 +184,11 @@ async def scene(address: str) -> AsyncIterator[Scene]:
     async def sending_in_get(w: InWork) -> None:
         await w.send("run", 2)
 
+    @app.post("/sending/committed")
+    async def sending_and_committing(w: InWork) -> None:
+        await w.send("run", 5)
+        await w.session.commit()
+
     @app.post("/sending/late")
     async def sending_late(w: InWork) -> JSONResponse:
         async def send() -> None:
@@ -443,6 +448,14 @@ async def test_a_task_is_sent_in_the_transaction_of_the_work(scene: Scene) -> No
 async def test_a_task_that_a_get_sends_is_committed_too(scene: Scene) -> None:
     assert (await scene.client.get("/sending")).status_code == 200
     assert await scene.texts() == ["task 2"]
+
+
+async def test_a_task_may_leave_with_a_commit_of_the_session_itself(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert (await scene.client.post("/sending/committed")).status_code == 200
+    assert await scene.texts() == ["task 5"]
+    assert "never committed" not in caplog.text
 
 
 async def test_a_task_cannot_be_sent_when_the_work_is_over(scene: Scene) -> None:

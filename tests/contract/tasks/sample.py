@@ -103,6 +103,13 @@ def sleep(key: str, seconds: float) -> str:
     return "woke"
 
 
+def deaf(key: str) -> None:
+    """Take no notice of being told to end."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    effect("deaf", key)
+    time.sleep(2)
+
+
 def stubborn(key: str) -> None:
     """Sleep on when asked to stop."""
     effect("stubborn", key)
@@ -203,6 +210,7 @@ celery_app = create_celery_app(
 
 _more: tuple[Callable[..., Any], ...] = (
     kill_first,
+    deaf,
     kill_always,
     sleep,
     hungry,

@@ -41,6 +41,21 @@ def test_the_work_of_a_killed_worker_is_done_by_another(own_room: CeleryRoom) ->
     assert own_room.dead() == []
 
 
+def test_a_process_that_outlives_being_ended_takes_no_other_task_with_it(
+    own_room: CeleryRoom,
+) -> None:
+    with own_room.worker(concurrency=1) as worker:
+        worker.ready()
+        called_off = own_room.send("deaf", new_id())
+        eventually(own_room.effects)
+        own_room.app.control.revoke(called_off, terminate=True)
+        assert own_room.ended(called_off).state is State.REVOKED
+        key = new_id()
+        assert own_room.ended(own_room.send("kill_first", key)).result == "done"
+    assert own_room.effects().count(f"kill_first {key}") == 2
+    assert own_room.dead() == []
+
+
 def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom) -> None:
     with own_room.worker(concurrency=1) as worker:
         worker.ready()

@@ -170,6 +170,13 @@ def test_a_line_that_begins_nothing_keeps_no_connection(port: int) -> None:
         read_all(client)  # h11 takes it for a request that did not come in time
 
 
+def test_half_a_request_behind_a_whole_one_is_not_waited_for() -> None:
+    with serving("httptools") as (port, _):
+        answers = until_closed(port, b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\nGET /slow HT")
+    first, second = answers.split(b"HTTP/1.1 ")[1:]
+    assert (first[:3], second[:3]) == (b"200", b"408")
+
+
 def test_what_was_sent_before_the_server_stopped_is_answered() -> None:
     with serving("httptools") as (port, process):
         with socket.create_connection(("127.0.0.1", port), timeout=20) as client:

@@ -78,6 +78,7 @@ class Work(BaseWork):
         """
         if self._session is not None and self._session.in_transaction():
             await self._to_its_end(self._commit(self._session))
+        self._has_sent = False
 
     async def rollback(self) -> None:
         """Undo what was done since the last commit, and give the connection back."""
@@ -133,7 +134,6 @@ class Work(BaseWork):
     async def _commit(self, session: AsyncSession) -> None:
         with _translated(committing=True):
             await session.commit()
-        self._has_sent = False
 
     async def _settle(self, *, keeps: bool) -> None:
         self._is_answered = True

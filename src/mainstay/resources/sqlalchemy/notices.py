@@ -22,6 +22,9 @@ from mainstay.resources.sqlalchemy.database import Database, let_go
 __all__ = ["Announcer", "Listener"]
 
 _CHANNEL = "mainstay_outbox"
+_NOTIFY = (
+    f"select set_config('synchronous_commit', 'off', true), pg_notify('{_CHANNEL}', '')".encode()
+)
 # Between two notices, so that a process that commits all the time does not give one each time.
 _PAUSE_SECONDS = 0.002
 # While so many commits come between two notices, relays have enough to do.
@@ -71,7 +74,7 @@ class Announcer:
             commits, self._commits = self._commits, 0
             try:
                 with forks.work():
-                    connection = connection or self._connected()
+                    connection = connection or self._database.apart()
                     _notify(connection)
             except Exception:  # noqa: BLE001 - relays look by themselves, so it is not missed
                 let_go(connection)
@@ -79,12 +82,6 @@ class Announcer:
                 time.sleep(_RETRY_SECONDS)
             time.sleep(_BUSY_PAUSE_SECONDS if commits >= _BUSY_COMMITS else _PAUSE_SECONDS)
         let_go(connection)
-
-    def _connected(self) -> Connection:
-        connection = self._database.apart()
-        # A notice is a transaction, and would wait for the disk like any other.
-        _raw(connection).execute("set synchronous_commit = off")
-        return connection
 
 
 class Listener:
@@ -154,8 +151,11 @@ class Listener:
 
 
 def _notify(connection: Connection) -> None:
-    """Give notice by one call into libpq: the process has more to do than this."""
-    result = _raw(connection).pgconn.exec_(f"notify {_CHANNEL}".encode())
+    """Give notice by one call into libpq: the process has more to do than this.
+
+    It is a transaction of its own, which would wait for the disk like any other.
+    """
+    result = _raw(connection).pgconn.exec_(_NOTIFY)
     if result.error_message:
         raise RuntimeError("the server took no notice")
 

@@ -9,7 +9,8 @@ import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from billiard.exceptions import TimeLimitExceeded, WorkerLostError
+from billiard.einfo import ExceptionInfo
+from billiard.exceptions import Terminated, TimeLimitExceeded, WorkerLostError
 from celery.exceptions import Ignore, Reject, Retry
 from celery.worker.request import Request as CeleryRequest
 from celery.worker.request import task_ready
@@ -82,7 +83,12 @@ class Request(CeleryRequest):
             logger.exception("the end of %s could not be told to all", self.name)
 
     def on_failure(self, exc_info: Any, *args: Any, **kwargs: Any) -> Any:
-        error = getattr(exc_info.exception, "exc", exc_info.exception)
+        error = _error_in(exc_info)
+        if isinstance(error, Terminated) and not (self._already_cancelled or self._already_revoked):
+            # Its process was told to end for the sake of another task, did not, and has died since
+            # of something else: Celery would take this one for called off.
+            exc_info = _lost_by(error)
+            error = _error_in(exc_info)
         try:
             if isinstance(error, MemoryError):
                 return self._out_of_memory(error)
@@ -199,3 +205,15 @@ class Request(CeleryRequest):
         if consumer is not None:
             return consumer.queue_of(self._message)
         return str(self._message.delivery_info.get("routing_key") or "unknown")
+
+
+def _error_in(exc_info: Any) -> BaseException:
+    error: BaseException = getattr(exc_info.exception, "exc", exc_info.exception)
+    return error
+
+
+def _lost_by(error: Terminated) -> ExceptionInfo:
+    try:
+        raise WorkerLostError(f"Worker exited prematurely: {error}") from error
+    except WorkerLostError:
+        return ExceptionInfo()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from billiard.einfo import ExceptionInfo
-from billiard.exceptions import WorkerLostError
+from billiard.exceptions import Terminated, WorkerLostError
 from celery.worker.request import Request as CeleryRequest
 
 from mainstay.tasks.celery.requests import Request
@@ -68,6 +68,8 @@ def test_a_process_is_ended_at_its_limit_though_nobody_can_be_told() -> None:
         (MemoryError("x"), True, [False]),
         (WorkerLostError("x"), True, [True]),
         (WorkerLostError("x"), False, [False]),
+        (Terminated(9), True, [True]),
+        (Terminated(9), False, [False]),
     ],
 )
 def test_a_message_is_let_go_of_though_nobody_can_be_told(

@@ -72,7 +72,7 @@ def children_die_at_the_commit(stage: Stage) -> None:
     before, after = (f"tasks.{moment}_commit: kill" for moment in ("before", "after"))
     books = stage.books()
     assert stage.faults[after], "no child died after its commit"
-    assert books.dead == stage.faults[before], "what had been done is dead, or what had not is not"
+    assert books.dead == stage.faults[before], f"what was done is dead, or what was not: {books}"
     assert books.redone == 0, "a task was begun twice"
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from mainstay.idempotency import Store
     from mainstay.limits import RateLimits, Rule
 
-__all__ = ["Places", "Rules", "SharedPlaces", "placed"]
+__all__ = ["Places", "Rules", "placed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +63,22 @@ def placed(paths: Sequence[str], folder: str) -> tuple[str, ...]:
 
 
 class Places:
-    """So many at a time and no more; counted on one event loop, which needs no lock.
+    """So many at a time and no more, for threads as for an event loop: without a lock, since one
+    that waits for a lock lets all others go first.
 
     Args:
         limit: How many there are.
         of: What takes them, for messages.
     """
 
-    __slots__ = ("_left", "of")
-
-    def __init__(self, limit: int, of: str) -> None:
-        self.of = of
-        self._left = limit
-
-    def take(self) -> bool:
-        """Take a place, if there is one: before the first wait, or others look in between."""
-        if self._left <= 0:
-            return False
-        self._left -= 1
-        return True
-
-    def give_back(self) -> None:
-        self._left += 1
-
-
-class SharedPlaces(Places):
-    """The same for threads, without a lock: one that waits for a lock lets all others go first."""
-
-    __slots__ = ("_free",)
+    __slots__ = ("_free", "of")
 
     def __init__(self, limit: int, of: str) -> None:
         self.of = of
         self._free: deque[None] = deque([None] * limit)
 
     def take(self) -> bool:
+        """Take a place, if there is one: before the first wait, or others look in between."""
         try:
             self._free.pop()
         except IndexError:

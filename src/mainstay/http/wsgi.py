@@ -36,7 +36,7 @@ from mainstay.http.cors import Cors
 from mainstay.http.environ import Environ, Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, problem_of
 from mainstay.http.routes import UNMATCHED
-from mainstay.http.rules import SharedPlaces
+from mainstay.http.rules import Places
 from mainstay.http.streams import Body
 from mainstay.pipeline import Step, Steps, drive, stations
 
@@ -140,7 +140,7 @@ class Edge(exchange.Edge):
     def __init__(
         self, app: WSGIApplication, service: Service, rules: Rules, *, process: str = "api"
     ) -> None:
-        requests = SharedPlaces(rules.in_flight_limit, "requests in hand")
+        requests = Places(rules.in_flight_limit, "requests in hand")
         super().__init__(service, rules, requests)
         self.app = app
         self.process = process

@@ -258,6 +258,30 @@ def test_what_was_certainly_not_sent_is_no_waiting_task(own_room: CeleryRoom) ->
     asyncio.run(scenario())
 
 
+def refused(
+    app: str, *options: str, variables: dict[str, str] | None = None, folder: Path = ROOT
+) -> str:
+    """Start a worker that must not start, and return what it says."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "celery", "-A", app, "worker", *options],
+        cwd=folder,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "APP_ENV": "prod",
+            "APP_METRICS_PORT": "0",
+            "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
+            **(variables or {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert ended.returncode == 78, ended.stderr
+    assert "Traceback" not in ended.stderr
+    return ended.stderr
+
+
 @pytest.mark.parametrize(
     ("variables", "said"),
     [
@@ -270,46 +294,12 @@ def test_what_was_certainly_not_sent_is_no_waiting_task(own_room: CeleryRoom) ->
     ],
 )
 def test_a_worker_that_would_lose_work_does_not_start(variables: dict[str, str], said: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", sample.__name__, "worker", "--concurrency", "1"],
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "APP_ENV": "prod",
-            "APP_METRICS_PORT": "0",
-            "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
-            **variables,
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode == 78, ended.stderr
-    assert said in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert said in refused(sample.__name__, "--concurrency", "1", variables=variables)
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
 def test_a_worker_with_a_pool_that_doubles_work_does_not_start(pool: str) -> None:
-    command = [sys.executable, "-m", "celery", "-A", sample.__name__, "worker", "--pool", pool]
-    ended = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "APP_ENV": "prod",
-            "APP_METRICS_PORT": "0",
-            "CELERY_BROKER_URL": "redis://127.0.0.1:1/0",
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode == 78, ended.stderr
-    assert "prefork" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    assert "prefork" in refused(sample.__name__, "--pool", pool)
 
 
 def test_eager_tasks_are_done_where_they_are_sent() -> None:
@@ -360,22 +350,10 @@ def slow(*, session): ...
 
 def test_a_worker_whose_task_may_outlast_what_holds_it_does_not_start(tmp_path: Path) -> None:
     (tmp_path / "slow_app.py").write_text(SLOW)
-    ended = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "slow_app", "worker", "--concurrency", "1"],
-        cwd=tmp_path,
-        env={
-            "PATH": "/usr/bin:/bin",
-            "APP_ENV": "prod",
-            "APP_METRICS_PORT": "0",
-            "CELERY_BROKER_URL": "amqp://u:p@127.0.0.1:1/v",
-            "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",
-        },
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-    assert ended.returncode == 78, ended.stderr
-    assert "task slow: time_limit 7200 s is not a minute below" in ended.stderr
-    assert "task slow: time_limit 7200 s is above the 300 s" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    urls = {
+        "CELERY_BROKER_URL": "amqp://u:p@127.0.0.1:1/v",
+        "DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d",
+    }
+    said = refused("slow_app", "--concurrency", "1", variables=urls, folder=tmp_path)
+    assert "task slow: time_limit 7200 s is not a minute below" in said
+    assert "task slow: time_limit 7200 s is above the 300 s" in said

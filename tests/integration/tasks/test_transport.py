@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -202,19 +204,30 @@ def test_a_channel_whose_connection_was_closed_says_so(redis_url: str) -> None:
         channel.reclaim()
 
 
-@pytest.mark.timeout(30)
-def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
-    with Connection(redis_url, transport=Transport) as connection:
+@contextmanager
+def mailbox(url: str) -> Iterator[tuple[Any, Callable[[], object], list[object]]]:
+    """A channel that listens to remote control, what sends to it, and what it has read."""
+    with Connection(url, transport=Transport) as connection:
         channel: Any = connection.channel()
-        mailbox = Queue("mailbox", Exchange("control", type="fanout"))
+        control = Exchange("control", type="fanout")
         read: list[object] = []
         with Consumer(
-            channel, [mailbox], no_ack=True, callbacks=[lambda body, _message: read.append(body)]
+            channel,
+            [Queue("mailbox", control)],
+            no_ack=True,
+            callbacks=[lambda body, _message: read.append(body)],
         ):
             channel.connection.cycle._register_LISTEN(channel)
-            connection.Producer().publish({"method": "ping"}, exchange=mailbox.exchange)
-            eventually(lambda: channel._receive() or read)
-            assert not channel._receive()
+            publish = connection.Producer().publish
+            yield channel, partial(publish, {"method": "ping"}, exchange=control), read
+
+
+@pytest.mark.timeout(30)
+def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
+    with mailbox(redis_url) as (channel, ping, read):
+        ping()
+        eventually(lambda: channel._receive() or read)
+        assert not channel._receive()
     assert read == [{"method": "ping"}]
 
 
@@ -222,18 +235,11 @@ def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
 def test_a_text_of_any_depth_in_the_mailbox_is_passed_over(
     client: redis.Redis, redis_url: str
 ) -> None:
-    with Connection(redis_url, transport=Transport) as connection:
-        channel: Any = connection.channel()
-        mailbox = Queue("mailbox", Exchange("control", type="fanout"))
-        read: list[object] = []
-        with Consumer(
-            channel, [mailbox], no_ack=True, callbacks=[lambda body, _message: read.append(body)]
-        ):
-            channel.connection.cycle._register_LISTEN(channel)
-            client.publish("/0.control", '{"a":' * 100_000 + "1" + "}" * 100_000)
-            connection.Producer().publish({"method": "ping"}, exchange=mailbox.exchange)
-            while not read:
-                channel._receive_one(channel.subclient)
+    with mailbox(redis_url) as (channel, ping, read):
+        client.publish("/0.control", '{"a":' * 100_000 + "1" + "}" * 100_000)
+        ping()
+        while not read:
+            channel._receive_one(channel.subclient)
     assert read == [{"method": "ping"}]
 
 

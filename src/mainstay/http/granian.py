@@ -48,6 +48,9 @@ HEAD_LIMIT_BYTES = 65_536
 HEAD_SECONDS = 10.0
 """For a connection to become a request."""
 
+PARENT_LOOK_SECONDS = 0.2
+"""Between two looks at whether the main process still lives, once it is time to drain."""
+
 # What granian writes goes where the service's lines go, in their form.
 _LOGGING: dict[str, Any] = {
     "formatters": {},
@@ -167,10 +170,15 @@ def _live(edge: wsgi.Edge, draining: Connection, main: int) -> None:
         draining.recv_bytes()
     except (EOFError, OSError):
         service.lifecycle.drain()
-    if main not in (os.getpid(), os.getppid()):
-        os.kill(os.getpid(), signal.SIGTERM)  # it was killed, so nobody else says it
     # Granian's worker returns from its main thread when the last request has been answered.
-    threading.main_thread().join()
+    worker = threading.main_thread()
+    # A process that was killed closes its files before its children have another parent, and it
+    # may be killed while they drain: so this looks more than once.
+    while worker.is_alive() and main in (os.getpid(), os.getppid()):
+        worker.join(PARENT_LOOK_SECONDS)
+    if worker.is_alive():
+        os.kill(os.getpid(), signal.SIGTERM)  # nobody else will say it
+        worker.join()
     service.stop()
 
 

@@ -134,7 +134,11 @@ def test_it_drains_before_it_stops(server: Server) -> None:
 
 
 @pytest.mark.parametrize("server", DRAINING, indirect=True)
-def test_nothing_is_left_of_one_that_is_killed(server: Server) -> None:
+@pytest.mark.parametrize("draining", [False, True])
+def test_nothing_is_left_of_one_that_is_killed(server: Server, draining: bool) -> None:
+    if draining:
+        server.process.terminate()
+        eventually(lambda: server.ready() == 503)
     server.process.kill()
 
     def is_gone() -> bool:

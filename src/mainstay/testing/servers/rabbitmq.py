@@ -130,7 +130,7 @@ class RabbitMQ(Server):
 
     def settle(self) -> None:
         """Have everything that was declared so far written to disk."""
-        self.ctl("eval", "mnesia:dump_log().")
+        self.ctl("eval", "mnesia:dump_log(), [ok = dets:sync(T) || T <- dets:all()].")
 
     def stop(self) -> None:
         super().stop()
@@ -140,7 +140,8 @@ class RabbitMQ(Server):
         """End it with SIGKILL.
 
         What was declared in the last moments may be forgotten: the broker confirms a declaration
-        before it is on disk. `settle` writes it there.
+        before it is on disk, or has half of it there, and then a quorum queue has no leader ever
+        again. `settle` writes all of it.
         """
         super().kill()
         self._end_mapper()

@@ -20,8 +20,6 @@ ARGS ?=
 # Which rows to measure (those whose names begin with it), and how often.
 ROW ?=
 ROUNDS ?=
-# Whole fault scenarios want the machine for themselves: `make chaos` plays them.
-SCENARIOS := tests/chaos/test_scenarios.py tests/chaos/test_requests.py
 # Most tests wait for servers, so more of them run at a time than there are cores.
 WORKERS ?= 4
 
@@ -36,7 +34,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 .PHONY: test
 test: .environment-dev ## Run every test, with branch coverage
 	@tools/system_packages.sh
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(SCENARIOS:%=--ignore=%) $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: check
 check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test

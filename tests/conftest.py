@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["mainstay.testing.plugin"]
 
 PLATFORMS = "tests/services/"
+SCENARIOS = "tests/chaos/test_scenarios.py"
 ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
 WITHOUT_A_PLATFORM = ("test_configuration.py", "test_development.py", "test_plain_commands.py")
+
+BOOKS = "books"
+"""The property under which a scenario records what it has counted."""
 
 
 @pytest.hookimpl(trylast=True)
@@ -27,6 +31,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         sys.stdout.flush()
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the books of the scenarios, with their seeds."""
+    reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
+    lines = [line for one in reports for name, line in one.user_properties if name == BOOKS]
+    if lines:
+        terminalreporter.section("books of the scenarios")
+        for line in sorted(lines):
+            terminalreporter.line(str(line))
+
+
 def _in_a_line(report: pytest.TestReport) -> str:
     crash = getattr(report.longrepr, "reprcrash", None)
     lines = str(crash.message if crash is not None else report.longrepr).splitlines()
@@ -35,7 +49,10 @@ def _in_a_line(report: pytest.TestReport) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep together what shares what is slow to start: a file, or a whole platform."""
+    """Keep together what shares what is slow to start: a file, or a whole platform.
+
+    Larger groups come first; so the scenarios, each a group of its own, are shared out at the end.
+    """
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
@@ -46,8 +63,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
 
 
 def group_of(nodeid: str) -> str:
-    """Return what a test shares with others."""
+    """Return the name of what a test shares with others."""
     file = nodeid.partition("::")[0]
+    if file == SCENARIOS:
+        return nodeid
     if not file.startswith(PLATFORMS) or file.endswith(WITHOUT_A_PLATFORM):
         return file
     service = file.removeprefix(PLATFORMS).partition("/")[0]

@@ -12,6 +12,7 @@ from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from tests.chaos.playing import play
 from tests.chaos.scenarios import LeftOut, Scenario
 from tests.chaos.stage import DURABLE, Servers
+from tests.conftest import BOOKS
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,12 @@ def servers(
 
 
 @pytest.fixture
-def play_short(servers: Servers, tmp_path: Path, seed: int) -> Callable[[Scenario], None]:
+def play_short(
+    servers: Servers,
+    tmp_path: Path,
+    seed: int,
+    record_property: Callable[[str, object], None],
+) -> Callable[[Scenario], None]:
     """Play a scenario in its short size and look at its books."""
 
     def play_one(scenario: Scenario) -> None:
@@ -39,7 +45,7 @@ def play_short(servers: Servers, tmp_path: Path, seed: int) -> Callable[[Scenari
             result = play(scenario, servers, tmp_path, seed=seed, size="short")
         except LeftOut as reason:
             pytest.skip(str(reason))
-        print(result)  # noqa: T201 - seed and figures are what one needs when it fails
+        record_property(BOOKS, str(result))
         assert result.is_good, str(result)
 
     return play_one

@@ -47,6 +47,10 @@ Size = Literal["short", "full"]
 N = TypeVar("N", int, float)
 
 _SUBJECT = "tests.chaos.subject"
+_UNDER_WAY = """
+select (select count(*) from mainstay.idempotency_keys where done_at is null),
+       (select count(*) from mainstay.outbox where published_at is null)
+"""
 # All that a virtual host has in its queues, dead letters aside.
 _MESSAGES = """
 lists:sum([begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q),
@@ -320,19 +324,20 @@ class Stage:
 
         def is_quiet() -> bool:
             nonlocal quiet
-            quiet = quiet + 1 if self.waiting() == 0 else 0
+            waiting = self.waiting()
+            quiet = 0 if waiting else quiet + 1
+            assert not waiting, f"still waiting: {waiting}"
             return quiet >= enough
 
         eventually(is_quiet, timeout_seconds=timeout_seconds, every_seconds=0.2)
 
-    def waiting(self) -> int:
-        """Return how much is queued, held back until it is due, or under way."""
-        rows = """
-            select (select count(*) from mainstay.idempotency_keys where done_at is null)
-                 + (select count(*) from mainstay.outbox where published_at is null)
-        """
-        in_broker = self._in_rabbitmq if self.broker == "rabbitmq" else self._in_redis
-        return int(self.sql(rows)) or in_broker()
+    def waiting(self) -> str:
+        """Return what is queued, held back until it is due, or under way; empty for nothing."""
+        keys, unpublished = self.sql(_UNDER_WAY).split("|")
+        if int(keys) or int(unpublished):
+            return f"{keys} keys under way, {unpublished} rows of the outbox"
+        messages = self._in_rabbitmq() if self.broker == "rabbitmq" else self._in_redis()
+        return f"{messages} messages" if messages else ""
 
     def behind(self) -> int:
         """Return how many tasks no worker has taken yet; cheap, to be asked often."""

@@ -1,4 +1,4 @@
-"""Every scenario of tasks and calls, in its short size; `make chaos SIZE=full` has the other."""
+"""Every scenario in its short size; `make chaos SIZE=full` has the other."""
 
 from __future__ import annotations
 
@@ -6,14 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.chaos.scenarios import OF_REQUESTS, SCENARIOS, Scenario
+from tests.chaos.scenarios import SCENARIOS, Scenario
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [one for one in SCENARIOS if one.area not in OF_REQUESTS],
-    ids=lambda one: one.id,
-)
+@pytest.mark.parametrize("scenario", list(SCENARIOS), ids=lambda one: one.id)
 def test_nothing_is_lost_and_nothing_happens_twice(
     scenario: Scenario, play_short: Callable[[Scenario], None]
 ) -> None:

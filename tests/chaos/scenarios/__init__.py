@@ -8,7 +8,4 @@ from __future__ import annotations
 
 from tests.chaos.scenarios.catalogue import SCENARIOS, LeftOut, Scenario
 
-__all__ = ["OF_REQUESTS", "SCENARIOS", "LeftOut", "Scenario"]
-
-OF_REQUESTS = ("databases", "http_hostile", "http_keys", "processes")
-"""The areas that are about requests, their database and their processes."""
+__all__ = ["SCENARIOS", "LeftOut", "Scenario"]

@@ -37,11 +37,6 @@ class Scenario:
     keeps_books: bool = True
 
     @property
-    def area(self) -> str:
-        """The module that it is in."""
-        return self.play.__module__.rpartition(".")[2]
-
-    @property
     def id(self) -> str:
         return f"{self.number:02d}-{self.broker}-{self.play.__name__}"
 

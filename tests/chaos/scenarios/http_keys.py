@@ -63,7 +63,8 @@ def _twins(stage: Stage, **environment: str) -> None:
         assert len({_as_given(one) for one in answers}) == 1, answers
 
     statuses = asyncio.run(play())
-    assert statuses.keys() <= {201, 409}, statuses
+    # 503 is for those whom a busy machine keeps too long from a connection to the database.
+    assert statuses.keys() <= {201, 409, 503}, statuses
     assert statuses[409], "no two requests of one key ever met"
     stage.figures |= {"answers_201": statuses[201], "answers_409": statuses[409]}
 

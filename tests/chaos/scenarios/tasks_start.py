@@ -40,7 +40,7 @@ def children_are_killed_at_the_start(stage: Stage) -> None:
     stage.worker().ready()
     stage.settle()
     stage.figures |= percentiles("ready", ready)
-    assert stage.books().done == SENT
+    assert stage.books().done == SENT, stage.books()
 
 
 @scenario(25, "a worker is killed while it begins, with the first of its children just there")

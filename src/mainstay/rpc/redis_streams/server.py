@@ -197,9 +197,9 @@ class StreamsIntake(Intake):
         writer = self._writer
         if writer is None or not writer.is_shared:
             return False
-        self._reply(writer, delivery, settlement)
-        self._done(writer, delivery.receipt[0])
         with suppress(OSError):  # then the intake's own thread hears it too
+            self._reply(writer, delivery, settlement)
+            self._done(writer, delivery.receipt[0])
             writer.flush()
         if writer.wants_write or not self._is_reading:
             self._wake.set()  # it waits for room in the socket, or for a free hand

@@ -54,6 +54,9 @@ _NO_ROUTE = 312
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _GOODBYE_SECONDS = 0.1
+# For how long, and how often, what a queue refuses is sent again that has taken nothing yet:
+# RabbitMQ refuses messages of a quorum queue that another connection is declaring at that moment.
+_YOUNG_SECONDS, _YOUNG_PAUSE_SECONDS = 0.5, 0.1
 # What is certainly small is not encoded a second time only to be measured.
 _CERTAINLY_SMALL = 8
 
@@ -109,7 +112,7 @@ def check_body(name: str, body: object, limit_bytes: int) -> None:
 
 
 def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
-    """Call *send* with a producer that is connected; once more with another when it was not.
+    """Call *send* with a producer that is connected; again with another when it was not.
 
     Raises:
         NotConnected: The broker cannot be reached: nothing was sent.
@@ -118,20 +121,26 @@ def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
         Unconfirmed: No confirm came in time: it may be stored or not.
         Disconnected: The connection broke: it may be stored or not.
     """
-    ends = time.monotonic() + SEND_TIMEOUT_SECONDS
+    began = time.monotonic()
     broken: Disconnected | None = None
     while True:
         try:
-            return _publish_once(app, name, send)
+            sent = _publish_once(app, name, send)
         except Disconnected as error:
-            if time.monotonic() >= ends:
+            if time.monotonic() >= began + SEND_TIMEOUT_SECONDS:
                 raise
             broken = error
         except (NotConnected, NoRoute, Overloaded) as error:
             # Certain of this try alone: an earlier one may be stored.
             if broken is not None:
                 raise broken from error
-            raise
+            is_young = name not in app.taken and time.monotonic() < began + _YOUNG_SECONDS
+            if not (is_young and any(isinstance(one, MessageNacked) for one in _causes(error))):
+                raise
+            time.sleep(_YOUNG_PAUSE_SECONDS)
+        else:
+            app.taken.add(name)
+            return sent
 
 
 def translated(error: BaseException, name: str) -> MainstayError | None:

@@ -20,6 +20,7 @@ class Broker:
     def __init__(self, *tries: tuple[str, Exception]) -> None:
         self._tries = list(tries)
         self.producer_pool = self
+        self.taken: set[str] = set()
 
     @contextmanager
     def acquire(self, **_: object) -> Iterator[Any]:
@@ -39,9 +40,13 @@ class Broker:
         yield producer
 
 
-def outcome_of(*tries: tuple[str, Exception]) -> type[MainstayError] | None:
+def outcome_of(
+    *tries: tuple[str, Exception], taken: frozenset[str] = frozenset({"bill"})
+) -> type[MainstayError] | None:
+    broker = Broker(*tries)
+    broker.taken |= taken
     try:
-        publish(cast("App", Broker(*tries)), "bill", lambda producer: producer.send(producer))
+        publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
     except MainstayError as error:
         return type(error)
     return None
@@ -69,3 +74,14 @@ def test_what_an_earlier_try_may_have_stored_is_not_said_to_be_refused(
     what: tuple[str, Exception],
 ) -> None:
     assert outcome_of(RESET, what) is Disconnected
+
+
+def test_a_queue_that_has_taken_nothing_yet_may_not_be_ready() -> None:
+    assert outcome_of(FULL, FULL, taken=frozenset()) is None
+    assert outcome_of(*[FULL] * 100, taken=frozenset()) is Overloaded
+
+
+def test_a_queue_that_has_taken_something_is_full() -> None:
+    broker = Broker()
+    publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
+    assert outcome_of(FULL, taken=frozenset(broker.taken)) is Overloaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,15 @@ WITHOUT_A_PLATFORM = ("test_configuration.py", "test_development.py", "test_plai
 
 BOOKS = "books"
 """The property under which a scenario records what it has counted."""
+
+
+def pytest_configure() -> None:
+    """Let signals mean what they mean, for the processes of the tests too: what `nohup` starts, or
+    a shell in the background, ignores some of them, and so does all that it starts.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.hookimpl(trylast=True)

@@ -212,8 +212,11 @@ class _Project:
                 given_up=lambda: running.refused,
                 stopped=lambda: running.is_ending,
             )
+            # Who has no port cannot be asked; but nobody is ready who ends again and again.
+            portless = {each.full_name for each in self.processes if not each.health_port}
+            failing = running.failing & portless
             if not running.is_ending:
-                self.output.block(self._table(unready, time.monotonic() - began))
+                self.output.block(self._table(unready, failing, time.monotonic() - began))
 
         threading.Thread(target=wait_and_show, name="readiness", daemon=True).start()
 
@@ -295,16 +298,20 @@ class _Project:
     def _python_path(self, service: ServiceSpec) -> str:
         return environment.python_path(service.path, self.environ)
 
-    def _table(self, unready: Mapping[str, readiness.Answer], seconds: float) -> str:
+    def _table(
+        self, unready: Mapping[str, readiness.Answer], failing: set[str], seconds: float
+    ) -> str:
         rows: list[tuple[str, str]] = []
         for process in self.processes:
-            rows += _addresses(process, unready.get(process.full_name))
+            rows += _addresses(
+                process, unready.get(process.full_name), process.full_name in failing
+            )
         for server in self.servers.all if self.servers else []:
             how = "taken over" if server.adopted else "embedded"
             rows.append((server.title, f"127.0.0.1:{server.port}  ({how}; log: {server.log})"))
         width = max(len(name) for name, _ in rows)
         lines = "".join(f"  {name:<{width}}  {text}\n" for name, text in rows)
-        state_of_it = "Not everything is ready" if unready else "Ready"
+        state_of_it = "Not everything is ready" if unready or failing else "Ready"
         return (
             f"\n  {state_of_it} after {seconds:.1f} s\n\n{lines}\n"
             f"  Ctrl-C stops everything. Data is kept in {self.state}; "
@@ -312,10 +319,13 @@ class _Project:
         )
 
 
-def _addresses(process: ProcessSpec, unready: readiness.Answer | None) -> list[tuple[str, str]]:
+def _addresses(
+    process: ProcessSpec, unready: readiness.Answer | None, is_failing: bool
+) -> list[tuple[str, str]]:
     name, port = process.full_name, process.health_port
     if port is None:
-        return [(name, f"({process.kind}; no port)")]
+        how = "  does not run well: its lines above say why" if is_failing else ""
+        return [(name, f"({process.kind}; no port){how}")]
     base = f"http://127.0.0.1:{port}"
     shown = base if process.kind == "http" else f"{base}/health  ({process.kind})"
     if unready is not None:

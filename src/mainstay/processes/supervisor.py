@@ -163,6 +163,13 @@ class Supervisor:
         return {name for name, child in self._children.items() if child.refused}
 
     @property
+    def failing(self) -> set[str]:
+        """The processes that ended by themselves before they had run well, and those that wait."""
+        return {
+            name for name, child in self._children.items() if child.refused or child.failures > 0
+        }
+
+    @property
     def is_ending(self) -> bool:
         return self._ending
 

@@ -153,6 +153,25 @@ def test_bad_configuration_waits_for_the_change_that_mends_it(project: Project) 
     eventually(lambda: project.ask("data") == "first", timeout_seconds=20)
 
 
+def test_what_ends_again_and_again_is_not_ready_without_a_port(project: Project) -> None:
+    with project.manifest.open("a") as manifest:
+        manifest.write('[service.data.process.mill]\nkind = "loop"\ntarget = "mill:grind"\n')
+    service = project.folder / "services/data"
+    (service / "mill.py").write_text(
+        "from pathlib import Path\n"
+        "def grind():\n"
+        "    with Path('ends').open('a') as ends: ends.write('.')\n"
+        "    raise SystemExit(3)\n"
+    )
+    work = service / "data_work.py"
+    waits = "import pathlib, time\nwhile not pathlib.Path('ends').exists(): time.sleep(0.01)\n"
+    last = "while len(pathlib.Path('ends').read_text()) < 2: time.sleep(0.01)\n"
+    work.write_text(waits + last + work.read_text())
+    project.start("dev")
+    project.says("Not everything is ready")
+    assert "(loop; no port)  does not run well" in project.said
+
+
 def test_without_reload_bad_configuration_is_exit_code_78(project: Project) -> None:
     work = project.folder / "services/data/data_work.py"
     work.write_text(

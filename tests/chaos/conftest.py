@@ -45,6 +45,12 @@ def play_short(
             result = play(scenario, servers, tmp_path, seed=seed, size="short")
         except LeftOut as reason:
             pytest.skip(str(reason))
+        except Exception as error:
+            said = (str(error).splitlines() or [""])[0]
+            record_property(
+                BOOKS, f"FAIL {scenario.id} seed={seed}: {type(error).__name__}: {said}"
+            )
+            raise
         record_property(BOOKS, str(result))
         assert result.is_good, str(result)
 

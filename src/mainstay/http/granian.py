@@ -154,17 +154,20 @@ def _takes_nothing(found: Callable[..., Any]) -> bool:
 
 def _work(draining: Connection, leading: Connection, main: int, target: str) -> WSGIApplication:
     """Load the application in a worker, and begin its service's life there."""
+    # What the main process made of it; until granian's worker has its own, it ends nothing here.
+    inherited = signal.getsignal(signal.SIGTERM)
     if os.getpid() != main:
         leading.close()  # or nobody would hear when the main process closes it
     application = load(target)
     edge = _edge_of(application)
     if edge is not None:
         edge.begin()
-        threading.Thread(target=_live, args=(edge, draining, main), name="life").start()
+        life = partial(_live, edge, draining, main, inherited)
+        threading.Thread(target=life, name="life").start()
     return application
 
 
-def _live(edge: wsgi.Edge, draining: Connection, main: int) -> None:
+def _live(edge: wsgi.Edge, draining: Connection, main: int, inherited: object) -> None:
     service = edge.service
     try:
         draining.recv_bytes()
@@ -174,12 +177,17 @@ def _live(edge: wsgi.Edge, draining: Connection, main: int) -> None:
     worker = threading.main_thread()
     # A process that was killed closes its files before its children have another parent, and it
     # may be killed while they drain: so this looks more than once.
-    while worker.is_alive() and main in (os.getpid(), os.getppid()):
+    while worker.is_alive() and (
+        main in (os.getpid(), os.getppid()) or signal.getsignal(signal.SIGTERM) is inherited
+    ):
         worker.join(PARENT_LOOK_SECONDS)
     if worker.is_alive():
-        os.kill(os.getpid(), signal.SIGTERM)  # nobody else will say it
-        worker.join()
+        # Nobody else will say it; once, because a worker of granian that is told again may freeze.
+        os.kill(os.getpid(), signal.SIGTERM)
+        worker.join(service.settings.grace_seconds)
     service.stop()
+    if worker.is_alive():
+        os._exit(1)  # nor will anybody kill it
 
 
 def _take_over_sigterm(leading: Connection, delay_seconds: float) -> None:

@@ -63,8 +63,9 @@ def placed(paths: Sequence[str], folder: str) -> tuple[str, ...]:
 
 
 class Places:
-    """So many at a time and no more, for threads as for an event loop: without a lock, since one
-    that waits for a lock lets all others go first.
+    """So many at a time and no more; for threads as for an event loop.
+
+    Without a lock: a thread that waits for one lets all others go first.
 
     Args:
         limit: How many there are.

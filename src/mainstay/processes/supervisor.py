@@ -164,9 +164,15 @@ class Supervisor:
 
     @property
     def failing(self) -> set[str]:
-        """The processes that ended by themselves before they had run well, and those that wait."""
+        """The processes that ended by themselves and have not run well since; those that wait for a
+        change among them.
+        """
+        steady_since = time.monotonic() - STEADY_SECONDS
         return {
-            name for name, child in self._children.items() if child.refused or child.failures > 0
+            name
+            for name, child in self._children.items()
+            if child.refused
+            or (child.failures and (child.process is None or child.started_at > steady_since))
         }
 
     @property

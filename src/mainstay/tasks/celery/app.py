@@ -196,8 +196,8 @@ class App(celery.Celery):
         self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
-        self.taken: set[str] = set()
-        """Names of tasks of which the broker has taken one from this process."""
+        self.known: set[str] = set()
+        """Names of tasks that this process has sent, or found to be refused for good."""
         self._senders = Senders()
         self._delayed_pid = 0
         self._configuring = threading.RLock()

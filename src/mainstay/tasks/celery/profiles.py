@@ -253,17 +253,27 @@ def task_refusals(
     return found
 
 
+def is_prefork(pool: object) -> bool:
+    """Is a worker's *pool*, a class or its name, Celery's own of processes?"""
+    return _module_of(pool) in ("prefork", "processes", "celery.concurrency.prefork")
+
+
 def pool_refusals(pool: object) -> list[str]:
     """Say why a worker's *pool*, a class or its name, will not do."""
-    name = pool if isinstance(pool, str) else str(getattr(pool, "__module__", pool))
-    if name.partition(":")[0] in ("prefork", "processes", "celery.concurrency.prefork"):
+    if is_prefork(pool):
         return []
+    name = _module_of(pool)
     problem = (
         f"the pool is {name.rpartition('.')[2]}: while a task holds up such a worker its leases "
         "end, and others do its tasks too; and no time limit ends a task there: leave out --pool "
         "(-P), or choose prefork"
     )
     return [problem]
+
+
+def _module_of(pool: object) -> str:
+    name = pool if isinstance(pool, str) else str(getattr(pool, "__module__", pool))
+    return name.partition(":")[0]
 
 
 def _profile(settings: Settings) -> Profile:

@@ -54,8 +54,8 @@ _NO_ROUTE = 312
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _GOODBYE_SECONDS = 0.1
-# For how long, and how often, what a queue refuses is sent again that has taken nothing yet:
-# RabbitMQ refuses messages of a quorum queue that another connection is declaring at that moment.
+# A queue of which this process knows nothing yet may refuse because another connection is still
+# declaring it (RabbitMQ, quorum queues): send again for so long, with such pauses.
 _YOUNG_SECONDS, _YOUNG_PAUSE_SECONDS = 0.5, 0.1
 # What is certainly small is not encoded a second time only to be measured.
 _CERTAINLY_SMALL = 8
@@ -112,7 +112,8 @@ def check_body(name: str, body: object, limit_bytes: int) -> None:
 
 
 def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
-    """Call *send* with a producer that is connected; again with another when it was not.
+    """Call *send* with a producer that is connected; again with another when it was not, or when a
+    queue refuses that may still be being made.
 
     Raises:
         NotConnected: The broker cannot be reached: nothing was sent.
@@ -134,12 +135,14 @@ def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
             # Certain of this try alone: an earlier one may be stored.
             if broken is not None:
                 raise broken from error
-            is_young = name not in app.taken and time.monotonic() < began + _YOUNG_SECONDS
-            if not (is_young and any(isinstance(one, MessageNacked) for one in _causes(error))):
+            if not isinstance(error, Overloaded) or name in app.known:
+                raise
+            if time.monotonic() >= began + _YOUNG_SECONDS or not _is_nacked(error):
+                app.known.add(name)
                 raise
             time.sleep(_YOUNG_PAUSE_SECONDS)
         else:
-            app.taken.add(name)
+            app.known.add(name)
             return sent
 
 
@@ -194,6 +197,10 @@ def _publish_once(app: App, name: str, send: Callable[[Any], T]) -> T:
         if answer is None:
             raise
         raise answer from error
+
+
+def _is_nacked(error: BaseException) -> bool:
+    return any(isinstance(one, MessageNacked) for one in _causes(error))
 
 
 def _connect(producer: Any, name: str) -> None:

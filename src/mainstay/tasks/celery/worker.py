@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerSide", "leave"]
 
+POOL = "mainstay.tasks.celery.pool:TaskPool"
 LOOP_LIMIT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
 
@@ -128,6 +129,8 @@ class WorkerSide:
         try:
             failpoints.arm_from_environment(is_allowed=settings.is_dev)  # the children's too
             self._refuse()
+            if profiles.is_prefork(sender.pool_cls):
+                sender.pool_cls = POOL
             self._import_ahead()
             _keep_what_is_imported()
             if settings.metrics_enabled:

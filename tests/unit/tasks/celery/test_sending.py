@@ -10,8 +10,14 @@ import pytest
 from amqp.exceptions import MessageNacked
 
 from mainstay.errors import Disconnected, MainstayError, NoRoute, NotConnected, Overloaded
+from mainstay.tasks.celery import sending
 from mainstay.tasks.celery.app import App
 from mainstay.tasks.celery.sending import publish
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_YOUNG_PAUSE_SECONDS", 0.0)
 
 
 class Broker:
@@ -20,7 +26,7 @@ class Broker:
     def __init__(self, *tries: tuple[str, Exception]) -> None:
         self._tries = list(tries)
         self.producer_pool = self
-        self.taken: set[str] = set()
+        self.known: set[str] = set()
 
     @contextmanager
     def acquire(self, **_: object) -> Iterator[Any]:
@@ -41,10 +47,10 @@ class Broker:
 
 
 def outcome_of(
-    *tries: tuple[str, Exception], taken: frozenset[str] = frozenset({"bill"})
+    *tries: tuple[str, Exception], known: frozenset[str] = frozenset({"bill"})
 ) -> type[MainstayError] | None:
     broker = Broker(*tries)
-    broker.taken |= taken
+    broker.known |= known
     try:
         publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
     except MainstayError as error:
@@ -76,12 +82,20 @@ def test_what_an_earlier_try_may_have_stored_is_not_said_to_be_refused(
     assert outcome_of(RESET, what) is Disconnected
 
 
-def test_a_queue_that_has_taken_nothing_yet_may_not_be_ready() -> None:
-    assert outcome_of(FULL, FULL, taken=frozenset()) is None
-    assert outcome_of(*[FULL] * 100, taken=frozenset()) is Overloaded
+def test_a_queue_that_is_not_known_yet_may_still_be_being_made() -> None:
+    assert outcome_of(FULL, FULL, known=frozenset()) is None
+    assert outcome_of(FULL, RESET, NOWHERE, known=frozenset()) is Disconnected
 
 
 def test_a_queue_that_has_taken_something_is_full() -> None:
     broker = Broker()
     publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
-    assert outcome_of(FULL, taken=frozenset(broker.taken)) is Overloaded
+    assert outcome_of(FULL, known=frozenset(broker.known)) is Overloaded
+
+
+def test_patience_is_for_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "_YOUNG_SECONDS", 0.0)
+    broker = Broker(FULL)
+    with pytest.raises(Overloaded):
+        publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
+    assert broker.known == {"bill"}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
 from typing import Any
 
-from flask import jsonify, request
+from flask import Flask, jsonify, request
 
 from mainstay import Settings
 from mainstay.http.flask import create_app
@@ -21,6 +22,14 @@ app = create_app(
     ),
     __name__,
 )
+
+
+def made_slowly() -> Flask:
+    """Make the application; a worker takes its time for it."""
+    if multiprocessing.parent_process() is not None:
+        print("loading", os.getpid(), flush=True)  # noqa: T201 - the test waits for it
+        time.sleep(2.0)
+    return app
 
 
 @app.get("/slow/<float:seconds>")

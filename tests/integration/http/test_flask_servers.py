@@ -15,31 +15,33 @@ from typing import Any
 import httpx
 import pytest
 
+from mainstay.processes import facts
 from mainstay.processes.ports import free_port
 from mainstay.testing.wait import eventually
 
 ROOT = Path(__file__).parents[3]
 TARGET = "tests.integration.http.flask_app:app"
+MADE_SLOWLY = "tests.integration.http.flask_app:made_slowly"
 _GUNICORN = ["-m", "gunicorn", "--config", "python:mainstay.http.gunicorn", "--bind"]
 SERVERS = {
-    "granian": ["-m", "mainstay.http.granian", TARGET, "--port", "{port}"],
-    "gunicorn-gthread": [*_GUNICORN, "127.0.0.1:{port}", TARGET],
+    "granian": ["-m", "mainstay.http.granian", "{target}", "--port", "{port}"],
+    "gunicorn-gthread": [*_GUNICORN, "127.0.0.1:{port}", "{target}"],
     "gunicorn-sync": [
-        *_GUNICORN, "127.0.0.1:{port}", "--worker-class", "sync", "--threads", "1", TARGET,
+        *_GUNICORN, "127.0.0.1:{port}", "--worker-class", "sync", "--threads", "1", "{target}",
     ],
-    "waitress": ["-m", "waitress", "--listen", "127.0.0.1:{port}", "--threads", "8", TARGET],
+    "waitress": ["-m", "waitress", "--listen", "127.0.0.1:{port}", "--threads", "8", "{target}"],
 }  # fmt: skip
 # Those that a service can tell to drain first.
 DRAINING = ("granian", "gunicorn-gthread")
 
 
 class Server:
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, target: str = TARGET) -> None:
         self.log = folder / "log"
         self.port = free_port()
         # waitress knows no SIGTERM, and is ended by it in the midst of what it does.
         self.stops_on = signal.SIGINT if name == "waitress" else signal.SIGTERM
-        command = [word.format(port=self.port) for word in SERVERS[name]]
+        command = [word.format(port=self.port, target=target) for word in SERVERS[name]]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
@@ -149,3 +151,13 @@ def test_nothing_is_left_of_one_that_is_killed(server: Server, draining: bool) -
         return False
 
     eventually(is_gone, timeout_seconds=60)
+
+
+def test_a_worker_whose_server_is_killed_while_it_loads_ends_too(tmp_path: Path) -> None:
+    server = Server("granian", tmp_path, MADE_SLOWLY)
+    eventually(lambda: b"loading" in server.log.read_bytes(), timeout_seconds=60)
+    server.process.kill()
+    server.close()
+    loading = next(line for line in server.log.read_text().splitlines() if "loading" in line)
+    worker = int(loading.split()[-1])
+    eventually(lambda: not facts.is_alive(worker) or facts.is_zombie(worker), timeout_seconds=60)

@@ -41,7 +41,7 @@ class Senders:
         self.slowest_seconds = 0.0
         """What the slowest send has taken, however it ended."""
         self._stage = stage
-        self._ahead = ahead
+        self.ahead = ahead
         self._open: dict[str, Callable[[], object]] = {}
         self._lock = threading.Lock()
 
@@ -136,5 +136,5 @@ class Senders:
         return outcome
 
     def _keep_pace(self) -> None:
-        while self._ahead and self._stage.ledger.not_begun() >= self._ahead:
+        while self.ahead and self._stage.ledger.not_begun() >= self.ahead:
             time.sleep(_PAUSE_SECONDS)

@@ -170,17 +170,19 @@ def _under_alarm(
     what the senders heard.
     """
     stage.worker().ready()
-    # A worker takes nothing from a Redis without memory, so there the senders do not wait for it.
-    senders = Senders(stage, ahead=20 if stage.broker == "rabbitmq" else 0)
+    senders = Senders(stage, ahead=20)
     with senders.sending():
         _until_accepted(senders, 50)
         try:
             begin()
+            # A worker may take nothing from such a broker, so the senders do not wait for it.
+            senders.ahead = 0
             stage.fault(kind)
             eventually(lambda: senders.errors.total() >= 8, timeout_seconds=120.0)
             time.sleep(stage.pick(short=0, full=30))
         finally:
             end()
+            senders.ahead = 20
         _until_accepted(senders, 50)
     stage.figures["told_seconds"] = senders.slowest_seconds
     stage.figures["unknown_at_first"] = senders.insist()

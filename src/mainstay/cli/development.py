@@ -303,9 +303,8 @@ class _Project:
     ) -> str:
         rows: list[tuple[str, str]] = []
         for process in self.processes:
-            rows += _addresses(
-                process, unready.get(process.full_name), process.full_name in failing
-            )
+            name = process.full_name
+            rows += _addresses(process, unready.get(name), name in failing)
         for server in self.servers.all if self.servers else []:
             how = "taken over" if server.adopted else "embedded"
             rows.append((server.title, f"127.0.0.1:{server.port}  ({how}; log: {server.log})"))

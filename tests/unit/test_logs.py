@@ -26,7 +26,6 @@ from mainstay import context as contexts
 from mainstay.config import Settings
 from mainstay.context import Context, Principal
 from mainstay.logs import Handler, Line, Logs
-from mainstay.logs.turn import Turn
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
 
@@ -196,10 +195,10 @@ def test_a_prepared_line_below_the_level_is_not_written(lines: Lines) -> None:
 async def test_lines_of_one_turn_go_out_together_each_with_its_own_time(
     logs: Logs, lines: Lines
 ) -> None:
-    turn, line = Turn(), of_a_request(logs)
+    line = of_a_request(logs)
     for name in ("a", "b"):
         with contexts.use(Context(name, "1" * 32, "2" * 16)):
-            turn.add(line, 0.001)
+            line.write_later(0.001)
     assert lines.all == []
 
     await asyncio.sleep(0)
@@ -208,17 +207,17 @@ async def test_lines_of_one_turn_go_out_together_each_with_its_own_time(
     assert (first["correlation_id"], second["correlation_id"]) == ("a", "b")
     assert str(first["ts"]) < str(second["ts"])
     with contexts.use(Context("c", "1" * 32, "2" * 16)):
-        turn.add(line, 0.001)
+        line.write_later(0.001)
     await asyncio.sleep(0)
     assert len(lines.all) == 3
 
 
 async def test_what_has_to_be_looked_at_closely_keeps_its_place(logs: Logs, lines: Lines) -> None:
-    turn, line = Turn(), of_a_request(logs)
+    line = of_a_request(logs)
     for id in ("a", f"eyJ{'h' * 20}.{'p' * 20}.sig", "b"):
         with contexts.use(Context.extract({"x-correlation-id": id})):
-            turn.add(line, 0.001)
-    turn.add(line, 0.001)
+            line.write_later(0.001)
+    line.write_later(0.001)
 
     await asyncio.sleep(0)
 
@@ -229,11 +228,11 @@ async def test_lines_that_go_out_together_stay_whole_on_a_pipe(
     logs: Logs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[bytes] = []
-    monkeypatch.setattr(logs.output, "write", written.append)
-    turn, line = Turn(), of_a_request(logs)
+    monkeypatch.setattr(logs._output, "write", written.append)
+    line = of_a_request(logs)
     with contexts.use(Context.new()):
         for _ in range(100):
-            turn.add(line, 0.001)
+            line.write_later(0.001)
 
     await asyncio.sleep(0)
 
@@ -242,18 +241,76 @@ async def test_lines_that_go_out_together_stay_whole_on_a_pipe(
     assert len(b"".join(written).splitlines()) == 100
 
 
-def test_a_turn_that_never_ended_stops_nothing(logs: Logs, lines: Lines) -> None:
-    turn, line = Turn(), of_a_request(logs)
+async def test_lines_keep_the_order_and_the_time_in_which_they_were_logged(
+    logs: Logs, lines: Lines
+) -> None:
+    for path in ("/orders", "/auth/token", "/cards"):
+        route = logs.line("info", "orders.http", "request", method="GET", route=path)
+        with contexts.use(Context.new()):
+            route.write_later(0.001)
+    moment = datetime.now(UTC)
+    await asyncio.to_thread(logs.write, "warning", "orders", "slow")
+    logs.write("info", "orders", "next")
+
+    assert [line.get("route", line["msg"]) for line in lines.all] == [
+        *("/orders", "/auth/token", "/cards", "slow", "next")
+    ]
+    times = [datetime.fromisoformat(str(line["ts"])) for line in lines.all]
+    assert times == sorted(times)
+    assert times[2] <= moment <= times[3]
+
+
+async def test_a_record_of_the_standard_library_follows_the_requests_before_it(
+    installed: Logs, lines: Lines
+) -> None:
+    with contexts.use(Context.new()):
+        of_a_request(installed).write_later(0.001)
+    logging.getLogger("orders").warning("after it")
+
+    assert [line["msg"] for line in lines.all] == ["request", "after it"]
+
+
+async def test_a_forked_child_does_not_write_the_lines_of_its_parent(
+    logs: Logs, lines: Lines
+) -> None:
+    with contexts.use(Context.new()):
+        of_a_request(logs).write_later(0.001)
+
+    assert json.loads(written_by_a_fork(logs, lines))["msg"] == "in the child"
+    await asyncio.sleep(0)
+    assert lines.one["msg"] == "request"
+
+
+def written_by_a_fork(logs: Logs, lines: Lines) -> bytes:
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads
+        child = os.fork()
+    if child == 0:
+        try:
+            logs.write("info", "orders", "in the child")
+            os.write(writing, lines.getvalue())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    written = os.read(reading, select.PIPE_BUF)
+    os.close(reading)
+    os.close(writing)
+    return written
+
+
+def test_an_iteration_that_never_ended_stops_nothing(logs: Logs, lines: Lines) -> None:
+    line = of_a_request(logs)
     broken = asyncio.new_event_loop()
     asyncio.events._set_running_loop(broken)
     try:
-        turn.add(line, 0.001)
+        line.write_later(0.001)
     finally:
         asyncio.events._set_running_loop(None)
         broken.close()
 
     async def later() -> None:
-        turn.add(line, 0.001)
+        line.write_later(0.001)
         await asyncio.sleep(0)
 
     asyncio.run(later())
@@ -618,6 +675,7 @@ def test_a_collector_that_is_down_costs_no_line_and_no_time(
 
     assert dropped > 0
     assert sum(line["logger"] == "orders" for line in lines.all) == 5_000
+    assert not [thread for thread in threading.enumerate() if thread.name == "otlp-logs"]
 
 
 def test_an_opentelemetry_that_cannot_be_imported_costs_one_warning(

@@ -19,7 +19,6 @@ from mainstay.http.deadlines import Deadlines
 from mainstay.http.entry import HttpEntry, SocketEntry
 from mainstay.http.rules import Places
 from mainstay.http.wire import ASGIApp, Receive, Scope, Send
-from mainstay.logs.turn import Turn
 from mainstay.pipeline import adrive, stations
 
 if TYPE_CHECKING:
@@ -65,7 +64,6 @@ class Edge(exchange.Edge):
         self.app = app
         self.sockets = Places(rules.socket_limit, "WebSockets open")
         self.deadlines = Deadlines()
-        self._turn = Turn()
         self.wrapped = rules.middleware(self._dispatch) if rules.middleware else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +88,7 @@ class Edge(exchange.Edge):
             del entry.scope[ENTRY]  # or each request would be a cycle, for the collector to find
 
     def note(self, level: str, method: str, route: str, status: int, seconds: float) -> None:
-        self._turn.add(self.line(level, method, route, status), seconds)
+        self.line(level, method, route, status).write_later(seconds)
 
     async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
         entry: HttpEntry = scope[ENTRY]

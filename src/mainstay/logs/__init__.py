@@ -27,6 +27,7 @@ from mainstay.logs.line import Line
 from mainstay.logs.output import Output
 from mainstay.logs.redaction import Redaction
 from mainstay.logs.text import as_text
+from mainstay.logs.turn import Turn
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
@@ -81,7 +82,8 @@ class Logs:
         self._is_text = settings.log_format == "text"
         self._threshold = _LEVELS.get(str(settings.log_level).lower(), 20)
         self.clock = Clock()
-        self.output = Output(stream)
+        self._output = Output(stream)
+        self.turn = Turn(self._output)
         self.redaction = Redaction()
         self.edition = 0
         """Goes up with everything that changes how a line is written."""
@@ -148,6 +150,18 @@ class Logs:
         if _LEVELS.get(level, 20) >= self._threshold:
             self._emit(time.time_ns(), level, logger, msg, event, error, fields)
 
+    def write_at(
+        self, now_ns: int, level: str, logger: str, msg: str, fields: Mapping[str, object], /
+    ) -> None:
+        """Write a line about *now_ns*, nanoseconds since 1970, as :meth:`write` does."""
+        if _LEVELS.get(level, 20) >= self._threshold:
+            self._emit(now_ns, level, logger, msg, None, None, fields)
+
+    def put(self, line: bytes) -> None:
+        """Write bytes behind everything that was logged before them."""
+        self.turn.flush()
+        self._output.write(line)
+
     def line(self, level: str, logger: str, msg: str, /, **fields: str | int) -> Line:
         """Prepare a line that is written again and again with the same *fields*.
 
@@ -180,6 +194,7 @@ class Logs:
 
     def close(self) -> None:
         """Send what a collector is still to get, for two seconds at most; lines go on to stdout."""
+        self.turn.flush()
         sender, self._sender = self._sender, None
         self._is_sent = False
         self.edition += 1
@@ -230,9 +245,9 @@ class Logs:
             passes = passes and redaction.fields_pass(fields)
             line = self._render(record, passes=passes)
         except Exception:  # noqa: BLE001 - logging must not break what is logged
-            self.output.write(_unwritable(level, self._service, logger))
+            self.put(_unwritable(level, self._service, logger))
             return
-        self.output.write(line)
+        self.put(line)
         if self._is_sent:
             self._send(record)
 
@@ -261,7 +276,7 @@ class Logs:
         record.clear()
         record.update(clean)
         if self._is_text:
-            return as_text(record, coloured=self.output.is_terminal)
+            return as_text(record, coloured=self._output.is_terminal)
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
     def _send(self, record: dict[str, object]) -> None:

@@ -1,14 +1,14 @@
-"""How is one line a unit of work written cheaply? All that comes again is encoded once.
+"""One line per unit of work, with everything that recurs encoded once.
 
-Building such a line anew, looking for secrets in it and encoding it takes longer than any other
-station of a request. Of one that is prepared, only the time, the ids and the duration are new.
+Building such a line each time, searching it for secrets and encoding it takes longer than any other
+stage of a request. In a prepared one only the time, the ids and the duration are new.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -38,12 +38,17 @@ class Line:
         self._head = self._tail = ""
 
     def write(self, seconds: float) -> None:
-        """Write it for the unit of work at hand, which took *seconds*. Never raises."""
-        text = self.rendered(contexts.current(), time.time_ns(), seconds)
+        """Write it for the current unit of work, which took *seconds*. Never raises."""
+        now_ns = time.time_ns()
+        text = self.rendered(contexts.current(), now_ns, seconds)
         if text:
-            self.logs.output.write(text.encode())
+            self.logs.put(text.encode())
         else:
-            self.write_anew(seconds)
+            self.write_unprepared(now_ns, seconds)
+
+    def write_later(self, seconds: float) -> None:
+        """Write it, with others, when the event loop's current iteration ends."""
+        self.logs.turn.add(self, time.time_ns(), seconds)
 
     def rendered(self, context: Context | None, now_ns: int, seconds: float) -> str:
         """Return it with what is new; nothing where it has to be looked at more closely."""
@@ -55,10 +60,10 @@ class Line:
         now = logs.clock.text(now_ns)
         return f'{{"ts":"{now}{self._head}{ids}{self._tail}{seconds * 1000:.3f}}}\n'
 
-    def write_anew(self, seconds: float) -> None:
-        """Write it as a line that nobody has prepared."""
-        fields: dict[str, Any] = {**self._fields, "duration_ms": round(seconds * 1000, 3)}
-        self.logs.write(self._level, self._logger, self._msg, **fields)
+    def write_unprepared(self, now_ns: int, seconds: float) -> None:
+        """Write it as a line that was not prepared: searched for secrets, sent where logs are."""
+        fields = {**self._fields, "duration_ms": round(seconds * 1000, 3)}
+        self.logs.write_at(now_ns, self._level, self._logger, self._msg, fields)
 
     def _prepare(self) -> None:
         logs = self.logs

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ _logger = logging.getLogger("mainstay.telemetry")
 _QUEUE_LINES = 2_048
 _BATCH_LINES = 512
 _EVERY_SECONDS = 1.0
+_SHUTDOWN_SECONDS = 1.0
 
 _SEVERITIES = {
     "debug": SeverityNumber.DEBUG,
@@ -88,11 +90,14 @@ class Sender:
             self._wake.set()
 
     def close(self) -> None:
-        """Send what is left, for two seconds at most."""
+        """Send what is left, for two seconds at most; what remains then is dropped."""
         self._closed = True
         self._wake.set()
         self._thread.join(otlp.CLOSE_SECONDS)
+        self._queue.clear()
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # theirs is not annotated
+        # That ends the pause before the exporter's next attempt, not a running attempt.
+        self._thread.join(_SHUTDOWN_SECONDS)
 
     def _run(self) -> None:
         # Or an author's instrumentation of HTTP clients would trace the sending of logs.
@@ -102,7 +107,7 @@ class Sender:
             self._wake.wait(_EVERY_SECONDS)
             self._wake.clear()
             self._send()
-            if self.dropped != reported:
+            if self.dropped != reported and not self._closed:
                 _logger.warning(
                     "the collector is too slow: %d log lines were not sent to it (they are on "
                     "standard output)",
@@ -111,10 +116,15 @@ class Sender:
                 reported = self.dropped
 
     def _send(self) -> None:
-        while self._queue:
-            size = min(len(self._queue), _BATCH_LINES)
-            batch = [self._readable(*self._queue.popleft()) for _ in range(size)]
+        while batch := self._batch():
             self._exporter.export(batch)
+
+    def _batch(self) -> list[ReadableLogRecord]:
+        batch: list[ReadableLogRecord] = []
+        with suppress(IndexError):  # the end of the queue
+            while len(batch) < _BATCH_LINES:
+                batch.append(self._readable(*self._queue.popleft()))
+        return batch
 
     def _readable(self, observed_ns: int, record: Mapping[str, object]) -> ReadableLogRecord:
         level = str(record["level"])

@@ -1,7 +1,7 @@
-"""Which lines can go out together? Those of the requests that one turn of an event loop ended.
+"""Hold the lines of finished requests until the event loop's current iteration ends.
 
-A system call for each takes as long as making the line, and making it in the midst of a request
-twice as long as making several in a row: the processor has forgotten how.
+A system call for each takes as long as rendering the line, and rendering it in the middle of a
+request takes twice as long as rendering several in a row: the processor's caches are cold.
 """
 
 from __future__ import annotations
@@ -9,54 +9,86 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import select
-import time
+import threading
+from collections import deque
 from typing import TYPE_CHECKING
 
 from mainstay import context as contexts
+from mainstay import forks
 
 if TYPE_CHECKING:
     from mainstay.context import Context
     from mainstay.logs.line import Line
+    from mainstay.logs.output import Output
 
 __all__ = ["Turn"]
 
 
 class Turn:
-    """Lines of one process that are written as soon as its event loop has done what it is doing.
+    """Lines of one process that are written when the event loop's current iteration ends.
 
-    What a line says, its time too, is that of the moment it was added.
+    Each keeps the time at which it was added. Whatever else is written to the same output first
+    calls :meth:`flush`, so lines come out in the order in which they were logged.
     """
 
-    def __init__(self) -> None:
-        self._waiting: list[tuple[Line, Context | None, int, float]] = []
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._waiting: deque[tuple[Line, Context | None, int, float]] = deque()
         self._ends_on: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+        self._is_flushing = False
+        self._generation = forks.generation()
 
-    def add(self, line: Line, seconds: float) -> None:
-        """Write *line* at the end of this turn, for the unit of work at hand."""
-        self._waiting.append((line, contexts.current(), time.time_ns(), seconds))
+    def add(self, line: Line, now_ns: int, seconds: float) -> None:
+        """Write *line* at the end of this iteration, for the current unit of work."""
+        self._waiting.append((line, contexts.current(), now_ns, seconds))
         loop = asyncio.get_running_loop()
         if self._ends_on is not loop:
             self._ends_on = loop
-            # In a context of its own: that of whoever came first is not the others'.
-            loop.call_soon(self._write, context=contextvars.Context())
+            # In an empty context: that of the first line is not that of the others.
+            loop.call_soon(self._end, context=contextvars.Context())
+
+    def flush(self) -> None:
+        """Write what waits; cheap where nothing does."""
+        if not self._waiting and not self._is_flushing:
+            return
+        if self._generation != forks.generation():
+            # Forked with lines that the parent writes, and perhaps with a lock that stays held.
+            self._generation = forks.generation()
+            self._waiting.clear()
+            self._lock, self._is_flushing = threading.RLock(), False
+            return
+        with self._lock:
+            # True here only in a line that is written from within: by this thread, in its place.
+            if self._is_flushing:
+                return
+            self._is_flushing = True
+            try:
+                self._write()
+            finally:
+                self._is_flushing = False
+
+    def _end(self) -> None:
+        self._ends_on = None
+        self.flush()
 
     def _write(self) -> None:
-        waiting, self._waiting, self._ends_on = self._waiting, [], None
         together: list[str] = []
         length = 0
-        for line, context, now_ns, seconds in waiting:
+        while self._waiting:
+            line, context, now_ns, seconds = self._waiting.popleft()
             text = line.rendered(context, now_ns, seconds)
             # More than this at a time, and lines of several processes on one pipe would mix.
             if together and (not text or length + len(text) > select.PIPE_BUF):
-                line.logs.output.write("".join(together).encode())
+                self._output.write("".join(together).encode())
                 together, length = [], 0
             if text:
                 together.append(text)
                 length += len(text)
             elif context is None:
-                line.write_anew(seconds)
+                line.write_unprepared(now_ns, seconds)
             else:
                 with contexts.use(context):
-                    line.write_anew(seconds)
+                    line.write_unprepared(now_ns, seconds)
         if together:
-            line.logs.output.write("".join(together).encode())
+            self._output.write("".join(together).encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import socket
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mainstay.processes import facts
 __all__ = ["Holder", "free_port", "holder", "is_free", "steady_port"]
 
 _STEADY_LEAST = 20_000
+_reserved: set[int] = set()
 _LISTEN = "0A"  # the state of a listening socket in /proc/net/tcp
 
 
@@ -41,12 +43,13 @@ def steady_port() -> int:
     """Return a free port that a server can keep, also while it is down.
 
     It lies below the kernel's ephemeral range: a client that keeps reconnecting to a port of that
-    range may be given the very same one as its own, and is then connected to itself.
+    range may be given the very same one as its own, and is then connected to itself. No two calls
+    return the same port, on Linux not even in two processes while the first of them runs.
     """
     beyond = max(_first_ephemeral_port(), _STEADY_LEAST + 1)
     for _ in range(1000):
         port = random.randrange(_STEADY_LEAST, beyond)  # noqa: S311 (spreads, protects nothing)
-        if is_free(port):
+        if port not in _reserved and is_free(port) and _reserve(port):
             return port
     return free_port()
 
@@ -79,6 +82,20 @@ def holder(port: int) -> Holder | None:
         if _has_open(pid, sockets):
             return Holder(port, pid, _short(facts.command_line(pid)))
     return Holder(port, None, "")
+
+
+def _reserve(port: int) -> bool:
+    """Keep *port* from every other process that asks here, until this one ends."""
+    if sys.platform == "linux":
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reservation:
+            try:
+                # An abstract name: of the network namespace, as the port is, and no file.
+                reservation.bind(f"\0mainstay-port-{port}")
+            except OSError:
+                return False
+            reservation.detach()  # stays open
+    _reserved.add(port)
+    return True
 
 
 def _first_ephemeral_port() -> int:

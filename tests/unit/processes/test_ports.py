@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mainstay.processes.ports import Holder, free_port, holder, is_free, steady_port
+from mainstay.processes.ports import Holder, holder, is_free, steady_port
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def listening() -> Iterator[int]:
 def test_a_port_that_somebody_listens_on_is_not_free(listening: int) -> None:
     assert not is_free(listening)
     assert not is_free(listening, "0.0.0.0")  # noqa: S104
-    assert is_free(free_port())
+    assert is_free(steady_port())
 
 
 def test_the_holder_of_a_port_is_named_by_id_and_command_line(listening: int) -> None:
@@ -34,7 +34,7 @@ def test_the_holder_of_a_port_is_named_by_id_and_command_line(listening: int) ->
 
 
 def test_a_free_port_has_no_holder() -> None:
-    assert holder(free_port()) is None
+    assert holder(steady_port()) is None
 
 
 def test_a_holder_that_may_not_be_looked_at_is_another_users() -> None:

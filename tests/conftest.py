@@ -7,6 +7,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 
 if TYPE_CHECKING:
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
 pytest_plugins = ["mainstay.testing.plugin"]
+
+# Every run tries the same examples, and none is judged by how long it took.
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, database=None, max_examples=50
+)
+hypothesis.settings.load_profile("same")
 
 PLATFORMS = "tests/services/"
 SCENARIOS = "tests/chaos/test_scenarios.py"

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import pytest
 from hypothesis import assume, given
-from hypothesis import settings as settings_of_runs
 from hypothesis import strategies as st
 from sqlalchemy import make_url
 
@@ -16,13 +15,10 @@ from mainstay.config import Group, Settings, Sources, urls
 
 HOSTS = st.from_regex(r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z]{2,5})?", fullmatch=True)
 WORDS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=30)
-# The machine may be busy with other tests: how long an example takes says nothing.
-PATIENTLY = settings_of_runs(deadline=None, max_examples=50)
 NAMES = st.from_regex(r"[A-Za-z0-9_.-]{1,30}", fullmatch=True)
 PORTS = st.integers(1, 65_535)
 
 
-@PATIENTLY
 @given(host=HOSTS, port=PORTS, user=WORDS, password=WORDS, path=NAMES)
 def test_every_part_comes_out_as_it_went_in(
     host: str, port: int, user: str, password: str, path: str
@@ -33,7 +29,6 @@ def test_every_part_comes_out_as_it_went_in(
     assert urls.credentials(urls.join("amqp", host, port, user, password)) == (user, password)
 
 
-@PATIENTLY
 @given(host=HOSTS, port=PORTS, user=WORDS, password=WORDS, path=NAMES)
 def test_both_drivers_name_the_same_server(
     host: str, port: int, user: str, password: str, path: str
@@ -45,7 +40,6 @@ def test_both_drivers_name_the_same_server(
     assert sync.partition("://")[2] == aio.partition("://")[2]
 
 
-@PATIENTLY
 @given(host=HOSTS, port=PORTS, user=WORDS, password=WORDS, path=NAMES)
 def test_parts_that_are_loaded_come_out_as_they_went_in(
     host: str, port: int, user: str, password: str, path: str
@@ -67,7 +61,6 @@ def test_parts_that_are_loaded_come_out_as_they_went_in(
         assert (url.password, url.database) == (password, path)
 
 
-@PATIENTLY
 @given(host=HOSTS, user=WORDS, password=st.text(min_size=1, max_size=30))
 def test_a_mask_leaves_nothing_of_a_password(host: str, user: str, password: str) -> None:
     canary = "canary" + password.replace("@", "")

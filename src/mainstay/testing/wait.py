@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def eventually(
-    check: Callable[[], T], *, timeout_seconds: float = 30.0, every_seconds: float = 0.02
+    check: Callable[[], T], *, timeout_seconds: float = 60.0, every_seconds: float = 0.02
 ) -> T:
     """Call *check* until it returns something true, and return that.
 
@@ -48,7 +48,7 @@ async def async_eventually(
     check: Callable[[], T], *, timeout_seconds: float = ..., every_seconds: float = ...
 ) -> T: ...
 async def async_eventually(
-    check: Callable[[], object], *, timeout_seconds: float = 30.0, every_seconds: float = 0.02
+    check: Callable[[], object], *, timeout_seconds: float = 60.0, every_seconds: float = 0.02
 ) -> object:
     """Call *check*, a function or a coroutine function, as `eventually` does."""
     polls = _Polls(timeout_seconds)

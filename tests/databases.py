@@ -12,6 +12,7 @@ import pytest_asyncio
 from mainstay.embedded import Postgres
 from mainstay.resources.sqlalchemy import Database, migrate
 from mainstay.testing.servers import PostgreSQL
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["KINDS", "address", "database", "embedded_postgres", "new_address"]
 
@@ -36,7 +37,11 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def database(address: str) -> AsyncIterator[Database]:
     """A database of each kind with Mainstay's tables."""
     migrate.upgrade(address, say=lambda line: None)
-    made = Database(url=address)
+    made = Database(
+        url=address,
+        statement_timeout_seconds=PATIENCE_SECONDS,
+        lock_timeout_seconds=PATIENCE_SECONDS,
+    )
     yield made
     await made.aclose()
 

@@ -15,7 +15,8 @@ from granian.log import LogLevels
 from granian.server import common as granian_common
 from granian.server.mt import MTServer
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
+from tests.waiting import PATIENCE_SECONDS, join
 
 __all__ = ["exchange", "read_all", "served", "served_wsgi"]
 
@@ -37,7 +38,7 @@ def served(app: Any, **options: Any) -> Iterator[int]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
         thread.start()
-        ends = time.monotonic() + 20
+        ends = time.monotonic() + PATIENCE_SECONDS
         while not server.started:
             if time.monotonic() > ends or not thread.is_alive():
                 raise RuntimeError("the server did not start")
@@ -46,13 +47,13 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join(20)
+            join(thread)
 
 
 @contextmanager
 def served_wsgi(app: Any, *, threads: int = 64) -> Iterator[int]:
     """Run granian on threads of this process and give its port, as :func:`served`."""
-    port = free_port()
+    port = steady_port()
     server: Any = _Threads(
         "app",
         address="127.0.0.1",
@@ -64,7 +65,7 @@ def served_wsgi(app: Any, *, threads: int = 64) -> Iterator[int]:
     serving = {"target_loader": lambda: app, "wrap_loader": False}
     thread = threading.Thread(target=server.serve, kwargs=serving, daemon=True)
     thread.start()
-    ends = time.monotonic() + 20
+    ends = time.monotonic() + PATIENCE_SECONDS
     while not _listens(port):
         if time.monotonic() > ends or not thread.is_alive():
             raise RuntimeError("the server did not start")
@@ -73,7 +74,7 @@ def served_wsgi(app: Any, *, threads: int = 64) -> Iterator[int]:
         yield port
     finally:
         server.signal_handler_interrupt()
-        thread.join(20)
+        join(thread)
 
 
 class _Threads(MTServer):
@@ -98,7 +99,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def exchange(port: int, request: bytes, *, timeout_seconds: float = 10.0) -> bytes:
+def exchange(port: int, request: bytes, *, timeout_seconds: float = PATIENCE_SECONDS) -> bytes:
     """Send bytes as they are and return all that comes until the other side closes."""
     with socket.create_connection(("127.0.0.1", port), timeout=timeout_seconds) as connection:
         connection.sendall(request)

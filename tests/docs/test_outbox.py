@@ -15,6 +15,7 @@ import pytest
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.services.platform import Platform, environment
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "reference" / "outbox.md").read_text(encoding="utf-8")
@@ -48,7 +49,7 @@ def test_what_is_placed_is_relayed_by_the_process(orders: Platform) -> None:
         env=environment(PYTHONPATH=str(orders.folder)),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert placed.returncode == 0, placed.stderr
@@ -56,11 +57,11 @@ def test_what_is_placed_is_relayed_by_the_process(orders: Platform) -> None:
     assert json.loads(shown.stdout)["state"] == "waiting"
 
     def relayed() -> bool:
-        told = httpx.get(f"{orders.url}/metrics", timeout=5).text
+        told = httpx.get(f"{orders.url}/metrics", timeout=PATIENCE_SECONDS).text
         return (
             "app_last_iteration_timestamp_seconds" in told
             and 'mainstay_outbox_messages{kind="task",state="ready"} 0.0' in told
         )
 
     assert eventually(relayed)
-    assert httpx.get(f"{orders.url}/healthz", timeout=5).status_code == 200
+    assert httpx.get(f"{orders.url}/healthz", timeout=PATIENCE_SECONDS).status_code == 200

@@ -17,6 +17,7 @@ from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.services.data.platform import write_project
 from tests.services.platform import Platform, environment
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,7 +60,7 @@ def typed(block: Block, platform: Platform) -> str:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ended.returncode == 0, f"{block.text}{ended.stdout}{ended.stderr}"
@@ -122,25 +123,27 @@ def test_the_platform_does_what_is_typed(reference: Platform) -> None:
     assert path is not None
 
     def outcome() -> Any:
-        status = httpx.get(f"{reference.url}{path[1]}{accepted['task_id']}", timeout=10)
+        status = httpx.get(
+            f"{reference.url}{path[1]}{accepted['task_id']}", timeout=PATIENCE_SECONDS
+        )
         return status.json()["outcome"]
 
-    assert eventually(outcome, timeout_seconds=20)["output"] == [1, 2, 3]
+    assert eventually(outcome)["output"] == [1, 2, 3]
 
 
 def test_the_documentation_is_where_it_is_said_to_be(reference: Platform) -> None:
     address = re.search(r"<http://localhost:8000(/\S+)>", README)
     assert address is not None
-    assert "swagger" in httpx.get(f"{reference.url}{address[1]}", timeout=10).text
+    assert "swagger" in httpx.get(f"{reference.url}{address[1]}", timeout=PATIENCE_SECONDS).text
 
 
 def test_the_service_in_a_screenful_does_its_work(shop: Platform) -> None:
     (call,) = (block for block in SHELL if block.is_of_the_shop)
     task_id = json.loads(typed(call, shop))["task_id"]
 
-    eventually(lambda: shop.lines(name="shop.worker.charge", outcome="done"), timeout_seconds=20)
+    eventually(lambda: shop.lines(name="shop.worker.charge", outcome="done"))
 
     def state() -> str:
         return str(json.loads(shop.run("tasks", "show", task_id, "--json").stdout)["state"])
 
-    assert eventually(lambda: state() == "success", timeout_seconds=20)
+    assert eventually(lambda: state() == "success")

@@ -12,6 +12,7 @@ import pytest
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.services.platform import Platform, environment
+from tests.waiting import PATIENCE_SECONDS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "schedule.md"
 BLOCKS = re.findall(r"(?ms)^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"))
@@ -34,10 +35,10 @@ def reports(tmp_path: Path) -> Iterator[Platform]:
 
 def test_the_process_of_kind_beat_fires_what_is_due(reports: Platform) -> None:
     def has_ticked() -> bool:
-        told = httpx.get(f"{reports.url}/metrics", timeout=5).text
+        told = httpx.get(f"{reports.url}/metrics", timeout=PATIENCE_SECONDS).text
         return "app_last_iteration_timestamp_seconds" in told
 
     assert eventually(has_ticked)
-    assert httpx.get(f"{reports.url}/healthz", timeout=5).status_code == 200
-    assert httpx.get(f"{reports.url}/ready", timeout=5).status_code == 200
+    assert httpx.get(f"{reports.url}/healthz", timeout=PATIENCE_SECONDS).status_code == 200
+    assert httpx.get(f"{reports.url}/ready", timeout=PATIENCE_SECONDS).status_code == 200
     assert "reports.worker.refresh" in reports.run("tasks", "ls").stdout

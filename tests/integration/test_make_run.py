@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.services.platform import environment
 
@@ -37,7 +37,9 @@ def copy(tmp_path: Path) -> Path:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / name)
     manifest = tmp_path / "mainstay.toml"
-    ported = re.sub(r"(port = )\d+", lambda found: f"{found[1]}{free_port()}", manifest.read_text())
+    ported = re.sub(
+        r"(port = )\d+", lambda found: f"{found[1]}{steady_port()}", manifest.read_text()
+    )
     manifest.write_text(ported)
     return tmp_path
 
@@ -85,19 +87,24 @@ def test_a_fresh_copy_runs_stops_and_runs_again(
             )
         running.append(make)
 
-        def answered(make: subprocess.Popen[bytes] = make) -> bool:
+        def answered(make: subprocess.Popen[bytes] = make, records: int = records) -> bool:
             if make.poll() is not None:
                 pytest.fail(f"make run has ended: {log.read_text()[-3000:]}")
             body = {"payload": "hello", "description": "uppercase"}
-            answer = httpx.post(f"{address}/data/process", json=body)
+            headers = {"Idempotency-Key": f"record-{records}"}  # asked again, it is stored once
+            answer = httpx.post(
+                f"{address}/data/process", json=body, headers=headers, timeout=TIMEOUT_SECONDS
+            )
             return bool(answer.json()["outcome"]["output"] == "HELLO")
 
         assert eventually(answered, timeout_seconds=timeout_seconds, every_seconds=0.2)
-        counted = httpx.get(f"{address}/database/records", params={"count": "true"}).json()
+        counted = httpx.get(
+            f"{address}/database/records", params={"count": "true"}, timeout=TIMEOUT_SECONDS
+        ).json()
         assert counted["total"] == records  # what the first run stored is still there
         eventually(lambda: "Ctrl-C stops everything" in log.read_text())
 
         os.killpg(make.pid, signal.SIGINT)  # as a terminal does
         make.wait(TIMEOUT_SECONDS)
-        assert eventually(lambda: left_behind(copy) == [], timeout_seconds=20)
+        assert eventually(lambda: left_behind(copy) == [])
         assert "Traceback" not in log.read_text()

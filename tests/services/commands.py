@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["check_document", "do", "running"]
 
 PROGRAMS = Path(sys.executable).parent
-STOP_TIMEOUT_SECONDS = 60
 
 
 def do(
@@ -22,7 +22,7 @@ def do(
     env: Mapping[str, str],
     *command: str,
     exit_code: int = 0,
-    timeout_seconds: float = 60.0,
+    timeout_seconds: float = PATIENCE_SECONDS,
 ) -> subprocess.CompletedProcess[str]:
     """Type a command in *folder*, and return what it says; it ends with *exit_code*."""
     ended = subprocess.run(
@@ -59,7 +59,7 @@ def running(
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_TIMEOUT_SECONDS)
+            process.wait(PATIENCE_SECONDS)
         finally:
             process.kill()
             process.wait()

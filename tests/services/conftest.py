@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(params=["embedded", "real"])
@@ -21,5 +22,7 @@ def platform(request: pytest.FixtureRequest) -> Iterator[Platform]:
 
 @pytest.fixture
 def client(platform: Platform) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=platform.url, headers=platform.headers, timeout=30) as client:
+    with httpx.Client(
+        base_url=platform.url, headers=platform.headers, timeout=PATIENCE_SECONDS
+    ) as client:
         yield client

@@ -19,12 +19,20 @@ import httpx
 from mainstay.auth import Tokens
 from mainstay.config import Settings
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["SERVICES", "Platform", "environment", "on_embedded", "on_servers", "write_service"]
 
 SERVICES = Path(__file__).parents[2] / "services"
 START_TIMEOUT_SECONDS = 90
-STOP_TIMEOUT_SECONDS = 40
+STOP_TIMEOUT_SECONDS = 90
+
+# What a busy machine takes longer for is not to be refused, unless a test is about that.
+PATIENT = {
+    "APP_REQUEST_TIMEOUT_SECONDS": "60",
+    "APP_RPC_TIMEOUT_SECONDS": "60",
+    "APP_DB_POOL_TIMEOUT_SECONDS": "60",
+}
 
 # What a developer's shell may name must not reach the processes under test.
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "CI")
@@ -129,7 +137,7 @@ class Platform:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=PATIENCE_SECONDS,
             check=False,
         )
 
@@ -167,7 +175,7 @@ class Platform:
 @contextmanager
 def on_embedded(folder: Path, ports: Sequence[int], **values: str) -> Iterator[Platform]:
     """Run the project in *folder* on embedded servers, as a developer does."""
-    platform = Platform(folder, ["dev", "--no-reload"], environment(**values), ports)
+    platform = Platform(folder, ["dev", "--no-reload"], PATIENT | environment(**values), ports)
     yield platform.start()
     assert platform.stop() == 0
 
@@ -178,7 +186,7 @@ def on_servers(
 ) -> Iterator[Platform]:
     """Run *service*, of the project in *folder*, on the servers that *values* name."""
     secret = secrets.token_hex(32)
-    env = environment(
+    env = PATIENT | environment(
         JWT_SECRET_KEY=secret,
         APP_HOST="127.0.0.1",
         APP_RATE_LIMIT="none",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mainstay import context as contexts
 from mainstay.context import Context, Principal
+from tests.waiting import PATIENCE_SECONDS, join
 
 TRACE, SPAN = "a" * 32, "b" * 16
 
@@ -205,7 +206,7 @@ def test_a_thread_begins_without_one() -> None:
     with contexts.use(Context.new()):
         thread = threading.Thread(target=lambda: seen.append(contexts.current()))
         thread.start()
-        thread.join()
+        join(thread)
 
     assert seen == [None]
 
@@ -221,7 +222,11 @@ if child:
     os.waitpid(child, 0)
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_SECONDS,
     )
     one, other = done.stdout.split()
     assert one != other

@@ -15,6 +15,7 @@ from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.failpoints import FailpointReached
 from mainstay.service import Service
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +111,7 @@ def test_a_stopped_process_goes_on_when_it_is_continued() -> None:
     _, status = os.waitpid(process.pid, os.WUNTRACED)
     assert os.WIFSTOPPED(status)
     process.send_signal(signal.SIGCONT)
-    assert process.communicate(timeout=30)[0] == b"went on\n"
+    assert process.communicate(timeout=PATIENCE_SECONDS)[0] == b"went on\n"
 
 
 def test_a_process_in_production_refuses_to_start_with_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+
+import pytest
 
 from mainstay import forks
 from mainstay.testing import eventually
+from tests.waiting import PATIENCE_SECONDS, join
 
 
-def test_a_fork_waits_until_no_thread_is_at_work() -> None:
+def test_a_fork_waits_until_no_thread_is_at_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "PATIENCE_SECONDS", PATIENCE_SECONDS)
     forks.guard()
     ended = threading.Event()
     began = threading.Event()
@@ -16,17 +19,17 @@ def test_a_fork_waits_until_no_thread_is_at_work() -> None:
     def work() -> None:
         with forks.work():
             began.set()
-            time.sleep(0.2)
+            eventually(lambda: forks._gate.is_forking)
             ended.set()
 
     thread = threading.Thread(target=work)
     thread.start()
-    began.wait()
+    assert began.wait(PATIENCE_SECONDS)
     child = os.fork()
     if child == 0:
         os._exit(0 if ended.is_set() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    thread.join()
+    join(thread)
 
 
 def test_a_child_can_work_although_its_parent_was_forking() -> None:

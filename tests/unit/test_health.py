@@ -12,6 +12,7 @@ import pytest
 from mainstay import health as module
 from mainstay.health import Check, Health
 from mainstay.lifecycle import Lifecycle
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Clock:
@@ -121,7 +122,7 @@ def test_a_check_that_hangs_is_asked_once_and_reported(
 
     def hang() -> None:
         asked.append(1)
-        release.wait(30)
+        release.wait(PATIENCE_SECONDS)
 
     health.add(Check("database", hang))
     try:
@@ -135,12 +136,15 @@ def test_a_check_that_hangs_is_asked_once_and_reported(
     assert len(asked) == 1
 
 
-async def test_many_who_ask_at_once_get_one_true_answer(health: Health) -> None:
+async def test_many_who_ask_at_once_get_one_true_answer(
+    health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CHECK_TIMEOUT_SECONDS", PATIENCE_SECONDS)
     release = threading.Event()
     server = Server()
 
     def slow() -> dict[str, object]:
-        release.wait(30)
+        release.wait(PATIENCE_SECONDS)
         return server.ping()
 
     for name in ("a", "b"):
@@ -162,7 +166,7 @@ async def test_a_hanging_check_does_not_stop_the_event_loop(
     release = threading.Event()
 
     def hang() -> None:
-        release.wait(30)
+        release.wait(PATIENCE_SECONDS)
 
     health.add(Check("database", hang))
     try:

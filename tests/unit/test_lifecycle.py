@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mainstay.lifecycle import HEARTBEAT_FILE, Lifecycle, Phase
+from tests.waiting import join
 
 
 class Clock:
@@ -137,9 +137,7 @@ def test_a_signal_that_interrupts_draining_does_not_wait_for_itself(lifecycle: L
     done = threading.Thread(target=lifecycle.drain, daemon=True)
 
     done.start()
-    done.join(10)
-
-    assert not done.is_alive()
+    join(done)
 
 
 def test_a_pulse_without_a_beat_is_stuck(lifecycle: Lifecycle, clock: Clock) -> None:
@@ -187,7 +185,7 @@ def test_the_heartbeat_touches_its_file_once_a_second(
 
     clock.now += 0.6
     lifecycle.heartbeat()
-    assert time.time() - file.stat().st_mtime < 3600
+    assert file.stat().st_mtime != 1
 
 
 def test_a_stuck_process_has_no_heartbeat(

@@ -16,6 +16,7 @@ from mainstay.config import Settings
 from mainstay.metrics import CONTENT_TYPE, Metrics
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
+from tests.waiting import join
 
 
 def settings(**values: object) -> Settings:
@@ -85,8 +86,7 @@ def test_threads_that_count_and_threads_that_look_lose_nothing(metrics: Metrics)
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
 
     assert samples(metrics)["app_requests_total{method=GET,route=/,status=200}"] == 12_000
 
@@ -240,8 +240,7 @@ def test_threads_lose_no_count(metrics: Metrics) -> None:
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
 
     shown = samples(metrics)
     assert shown["app_requests_total{method=GET,route=/,status=200}"] == 4_000

@@ -16,6 +16,7 @@ from mainstay.errors import Misconfigured
 from mainstay.health import Check
 from mainstay.monitor import PATHS, Monitor, aanswer, answer
 from mainstay.service import Service
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def monitor(service: Service) -> Iterator[Monitor]:
 def ask(
     monitor: Monitor, path: str, method: str = "GET", headers: Mapping[str, str] | None = None
 ) -> tuple[int, Mapping[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", monitor.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", monitor.port, timeout=PATIENCE_SECONDS)
     try:
         connection.request(method, path, headers=dict(headers or {}))
         response = connection.getresponse()
@@ -125,7 +126,7 @@ def test_other_methods_are_refused(monitor: Monitor, method: str) -> None:
     ids=lambda sent: sent[:12],
 )
 def test_what_is_no_http_is_answered_or_dropped(monitor: Monitor, sent: bytes) -> None:
-    with socket.create_connection(("127.0.0.1", monitor.port), timeout=10) as client:
+    with socket.create_connection(("127.0.0.1", monitor.port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(sent)
         client.shutdown(socket.SHUT_WR)
         answered = b"".join(iter(lambda: client.recv(65_536), b""))
@@ -142,7 +143,10 @@ def test_headers_without_end_are_refused(monitor: Monitor) -> None:
 
 
 def test_connections_without_end_are_turned_away(monitor: Monitor) -> None:
-    idle = [socket.create_connection(("127.0.0.1", monitor.port), timeout=10) for _ in range(40)]
+    idle = [
+        socket.create_connection(("127.0.0.1", monitor.port), timeout=PATIENCE_SECONDS)
+        for _ in range(40)
+    ]
     try:
         turned_away = [client for client in idle[-4:] if client.recv(1) == b""]
     finally:
@@ -176,7 +180,7 @@ def test_a_forked_child_does_not_answer_for_its_parent(monitor: Monitor) -> None
         assert os.read(reader, 1) == b"x"
         monitor.close()
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", monitor.port), timeout=10)
+            socket.create_connection(("127.0.0.1", monitor.port), timeout=PATIENCE_SECONDS)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

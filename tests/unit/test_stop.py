@@ -7,18 +7,19 @@ import signal
 import threading
 
 from mainstay.stop import Stop
+from tests.waiting import PATIENCE_SECONDS, join
 
 
 def test_each_signal_counts_once() -> None:
     with Stop() as stop:
         assert not stop.wait(0.0)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(5.0)
+        assert stop.wait(PATIENCE_SECONDS)
         assert not stop.wait(0.0)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.wait(5.0)
-        assert stop.wait(5.0)
+        assert stop.wait(PATIENCE_SECONDS)
+        assert stop.wait(PATIENCE_SECONDS)
 
 
 def test_a_terminal_that_goes_stops_it_unless_nohup_has_started_it() -> None:
@@ -30,7 +31,7 @@ def test_a_terminal_that_goes_stops_it_unless_nohup_has_started_it() -> None:
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         with Stop() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert stop.wait(5.0)
+            assert stop.wait(PATIENCE_SECONDS)
     finally:
         signal.signal(signal.SIGHUP, before)
 
@@ -51,5 +52,5 @@ def test_outside_the_main_thread_nothing_is_watched() -> None:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
+    join(thread)
     assert seen == [False, False]

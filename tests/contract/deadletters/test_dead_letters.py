@@ -11,7 +11,7 @@ import pytest
 
 from mainstay.deadletters import DeadLetter, DeadLetters, by_cause, dead_letters_of
 from mainstay.errors import Unavailable
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.resources.amqp import AmqpDeadLetters, Publisher, connect
 from mainstay.resources.amqp.deadletters import headers_of
 from mainstay.resources.redis import RedisDeadLetters
@@ -115,7 +115,7 @@ def buried(broker: Broker, *letters: DeadLetter) -> None:
     for one in letters:
         broker.bury(one)
     queues = {one.queue for one in letters}
-    eventually(lambda: queues <= set(broker.store.queues()), timeout_seconds=15)
+    eventually(lambda: queues <= set(broker.store.queues()))
 
 
 def test_a_letter_tells_what_died_where_and_why(broker: Broker) -> None:
@@ -230,7 +230,7 @@ def test_a_letter_without_an_id_can_be_told_from_others(broker: Broker) -> None:
 
 @pytest.mark.parametrize("store", ["redis", "rabbitmq"])
 def test_a_broker_that_does_not_answer_is_said_to(store: str) -> None:
-    gone = free_port()
+    gone = steady_port()
     letters: DeadLetters = (
         RedisDeadLetters(connect_redis(f"redis://127.0.0.1:{gone}"), {})
         if store == "redis"

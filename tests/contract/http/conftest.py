@@ -16,6 +16,7 @@ from mainstay.testing.wait import eventually
 from tests.contract.http import subject, subject_flask
 from tests.contract.http.subject import Subject
 from tests.servers import served, served_wsgi
+from tests.waiting import PATIENCE_SECONDS
 
 Build = Callable[..., tuple[Any, Subject]]
 Serve = Callable[..., AbstractContextManager[int]]
@@ -36,7 +37,9 @@ class Running:
         self.service = service
         self.port = port
         self.subject = subject
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30)
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS
+        )
         self._log = log
 
     def lines(self, count: int = 1) -> list[dict[str, Any]]:

@@ -32,8 +32,9 @@ from mainstay.http.fastapi import (
     require_role,
     work,
 )
+from tests.waiting import PATIENCE_SECONDS
 
-__all__ = ["Subject", "build"]
+__all__ = ["Subject", "build", "has_time"]
 
 
 class Item(BaseModel):
@@ -50,6 +51,12 @@ class Subject:
         self.finished: list[str] = []
         self.entered: list[str] = []
         self.released = threading.Event()
+
+
+def has_time() -> bool:
+    """Is the deadline of this request still to come?"""
+    found = current()
+    return found is not None and found.remaining_seconds(PATIENCE_SECONDS) > 0
 
 
 async def asked_for_its_id(w: Annotated[Work, Depends(work)]) -> str:
@@ -76,7 +83,8 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     ) -> dict[str, Any]:
         subject.calls.append(w.id)
         if item.name == "slow":
-            await asyncio.sleep(0.4)
+            subject.entered.append("slow")
+            await asyncio.to_thread(subject.released.wait, PATIENCE_SECONDS)
         if item.name == "taken":
             raise Conflict("that name is taken")
         if item.name == "broken":
@@ -137,13 +145,13 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     @app.get("/blocked")
     def blocked() -> str:
         subject.entered.append("blocked")
-        subject.released.wait(30)
+        subject.released.wait(PATIENCE_SECONDS)
         return "done"
 
     @app.get("/aside")
     async def aside() -> str:
         subject.entered.append("aside")
-        await asyncio.to_thread(subject.released.wait, 30)
+        await asyncio.to_thread(subject.released.wait, PATIENCE_SECONDS)
         return "done"
 
     @app.get("/breaking")
@@ -168,11 +176,12 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         return len(await request.body())
 
     @app.get("/stream")
-    async def stream(pause_seconds: float = 0.01) -> StreamingResponse:
+    async def stream(outlast: bool = False) -> StreamingResponse:
         async def events() -> AsyncIterator[str]:
             for number in range(3):
+                while outlast and number == 2 and has_time():  # noqa: ASYNC110 - nobody tells
+                    await asyncio.sleep(0.01)
                 yield f"data: {number}\n\n"
-                await asyncio.sleep(pause_seconds)
             subject.finished.append("stream")
 
         return StreamingResponse(events(), media_type="text/event-stream")

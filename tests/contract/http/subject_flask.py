@@ -30,7 +30,8 @@ from mainstay.http.flask import (
     require_role,
     work,
 )
-from tests.contract.http.subject import Item, Subject
+from tests.contract.http.subject import Item, Subject, has_time
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["build"]
 
@@ -59,7 +60,8 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
     def create_keyed(item: Item, w: KeyedWork) -> tuple[dict[str, Any], dict[str, str]]:
         subject.calls.append(w.id)
         if item.name == "slow":
-            time.sleep(0.4)
+            subject.entered.append("slow")
+            subject.released.wait(PATIENCE_SECONDS)
         if item.name == "taken":
             raise Conflict("that name is taken")
         if item.name == "broken":
@@ -127,7 +129,7 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
     @operation
     def blocked() -> str:
         subject.entered.append("blocked")
-        subject.released.wait(30)
+        subject.released.wait(PATIENCE_SECONDS)
         return "done"
 
     @app.get("/breaking")
@@ -154,12 +156,13 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
 
     @app.get("/stream")
     def stream() -> Response:
-        pause_seconds = request.args.get("pause_seconds", 0.01, float)
+        outlast = "outlast" in request.args
 
         def events() -> Iterator[str]:
             for number in range(3):
+                while outlast and number == 2 and has_time():
+                    time.sleep(0.01)
                 yield f"data: {number}\n\n"
-                time.sleep(pause_seconds)
             subject.finished.append("stream")
 
         return Response(events(), mimetype="text/event-stream")

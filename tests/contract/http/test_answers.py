@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from mainstay.testing.wait import eventually
 from mainstay.traces import Traces
 from tests.contract.http.conftest import Running
 from tests.servers import exchange
+from tests.waiting import PATIENCE_SECONDS
 
 Run = Callable[..., Running]
 
@@ -478,10 +480,17 @@ def test_a_body_that_trickles_is_a_408(run: Run) -> None:
     assert exchange(running.port, head).startswith(b"HTTP/1.1 408 ")
 
 
+def are_answered(asking: Sequence[Future[httpx.Response]], count: int) -> bool:
+    return sum(each.done() for each in asking) == count
+
+
 def test_more_requests_than_may_be_in_hand_are_refused(run: Run) -> None:
     running = run(options={"in_flight_limit": 2})
     with ThreadPoolExecutor(6) as threads:
-        answers = list(threads.map(running.client.get, ["/slow?seconds=0.5"] * 6))
+        asking = [threads.submit(running.client.get, "/blocked") for _ in range(6)]
+        eventually(partial(are_answered, asking, 4))
+        running.subject.released.set()
+        answers = [each.result() for each in asking]
     statuses = sorted(answer.status_code for answer in answers)
     assert statuses == [200, 200, 503, 503, 503, 503]
     refused = next(answer for answer in answers if answer.status_code == 503)
@@ -490,25 +499,34 @@ def test_more_requests_than_may_be_in_hand_are_refused(run: Run) -> None:
 
 
 class Slow(MemoryCounts):
-    """Counts as a server far away does: everybody waits for it."""
+    """Counts as a server far away does: everybody waits for it, here until it is told to answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = threading.Event()
 
     def hit(self, rule: Rule, key: str) -> float | None:
-        time.sleep(0.2)
+        self.answers.wait(PATIENCE_SECONDS)
         return super().hit(rule, key)
 
     async def ahit(self, rule: Rule, key: str) -> float | None:
-        await asyncio.sleep(0.2)
+        await asyncio.to_thread(self.answers.wait, PATIENCE_SECONDS)
         return super().hit(rule, key)
 
 
 def test_requests_that_wait_to_be_admitted_are_counted(run: Run) -> None:
-    limits = {"in_flight_limit": 2, "rate_limits": RateLimits(Slow())}
+    counts = Slow()
+    limits = {"in_flight_limit": 2, "rate_limits": RateLimits(counts)}
     running = run(rate_limit="100/hour", options=limits)
     for _ in range(2):  # and each of them is counted off again
+        counts.answers.clear()
         with ThreadPoolExecutor(6) as threads:
-            answers = list(threads.map(running.client.get, ["/slow?seconds=0.5"] * 6))
-        statuses = sorted(answer.status_code for answer in answers)
+            asking = [threads.submit(running.client.get, "/context") for _ in range(6)]
+            eventually(partial(are_answered, asking, 4))
+            counts.answers.set()
+            statuses = sorted(each.result().status_code for each in asking)
         assert statuses == [200, 200, 503, 503, 503, 503]
+        running.lines(6)  # each has its line when it has been counted off
 
 
 # --- streams --------------------------------------------------------------------------------
@@ -536,7 +554,7 @@ def test_a_stream_that_breaks_is_cut_off_and_logged(running: Running) -> None:
 
 def test_a_stream_may_last_longer_than_a_request(run: Run) -> None:
     running = run(request_timeout_seconds=1.0)
-    with running.client.stream("GET", "/stream?pause_seconds=0.6") as answer:
+    with running.client.stream("GET", "/stream?outlast=true") as answer:
         assert "data: 2" in list(answer.iter_lines())
 
 
@@ -546,7 +564,9 @@ def test_a_websocket_passes_all_stations(running: Running) -> None:
 
     url = f"ws://127.0.0.1:{running.port}/echo"
     headers = {"X-Correlation-ID": "ws-1"}
-    with connect(url, additional_headers=headers, proxy=None) as connection:
+    with connect(
+        url, additional_headers=headers, proxy=None, open_timeout=PATIENCE_SECONDS
+    ) as connection:
         assert connection.recv() == "ws-1"
         connection.send("hello")
         assert connection.recv() == "hello"
@@ -562,16 +582,16 @@ def test_more_websockets_than_may_be_open_are_refused(run: Run) -> None:
 
     running = run(options={"socket_limit": 1})
     url = f"ws://127.0.0.1:{running.port}/echo"
-    with connect(url, proxy=None) as first:
+    with connect(url, proxy=None, open_timeout=PATIENCE_SECONDS) as first:
         first.recv()
         with pytest.raises(InvalidStatus) as caught:
-            connect(url, proxy=None)
+            connect(url, proxy=None, open_timeout=PATIENCE_SECONDS)
         assert caught.value.response.status_code == 503
         assert running.client.get("/context").status_code == 200
         first.send("bye")
         first.recv()
     running.lines(3)
-    with connect(url, proxy=None) as second:
+    with connect(url, proxy=None, open_timeout=PATIENCE_SECONDS) as second:
         assert second.recv()
 
 
@@ -581,7 +601,7 @@ def test_a_websocket_that_is_not_there_is_a_problem_document(running: Running) -
     from websockets.sync.client import connect
 
     with pytest.raises(InvalidStatus) as caught:
-        connect(f"ws://127.0.0.1:{running.port}/context", proxy=None)
+        connect(f"ws://127.0.0.1:{running.port}/context", proxy=None, open_timeout=PATIENCE_SECONDS)
     answer = caught.value.response
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
@@ -594,7 +614,7 @@ def test_a_websocket_that_is_refused_hears_why(running: Running) -> None:
     from websockets.sync.client import connect
 
     with pytest.raises(InvalidStatus) as caught:
-        connect(f"ws://127.0.0.1:{running.port}/refused", proxy=None)
+        connect(f"ws://127.0.0.1:{running.port}/refused", proxy=None, open_timeout=PATIENCE_SECONDS)
     assert caught.value.response.status_code == 404
     assert b"there is no such room" in (caught.value.response.body or b"")
 
@@ -642,9 +662,13 @@ def test_what_a_check_shows_may_be_of_any_type(running: Running) -> None:
 def test_metrics_count_requests_by_route_and_not_by_path(running: Running) -> None:
     for path in ("/api/v1/items/1", "/api/v1/items/2", "/no/1", "/no/2"):
         running.client.get(path)
-    text = running.client.get("/metrics").text
-    counted = [line for line in text.splitlines() if line.startswith("app_requests_total{")]
-    assert counted == [
+    running.lines(4)  # whose numbers are counted before
+
+    def counted() -> list[str]:
+        text = running.client.get("/metrics").text
+        return [line for line in text.splitlines() if line.startswith("app_requests_total{")]
+
+    assert counted() == [
         'app_requests_total{method="GET",route="/api/v1/items/{item_id}",status="200"} 2.0',
         'app_requests_total{method="GET",route="unmatched",status="404"} 2.0',
     ]

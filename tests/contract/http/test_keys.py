@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from mainstay import idempotency
+from mainstay.testing.wait import eventually
 from tests.contract.http.conftest import Running
 
 PATH = "/api/v1/items/keyed"
@@ -68,7 +69,10 @@ def test_blanks_and_the_order_of_names_make_no_other_body(running: Running) -> N
 
 def test_while_the_first_is_under_way_others_are_told_to_come_back(running: Running) -> None:
     with ThreadPoolExecutor(5) as threads:
-        answers = list(threads.map(lambda _: post(running, "k", "slow"), range(5)))
+        asking = [threads.submit(post, running, "k", "slow") for _ in range(5)]
+        eventually(lambda: sum(each.done() for each in asking) == 4)
+        running.subject.released.set()
+        answers = [each.result() for each in asking]
     assert Counter(answer.status_code for answer in answers) == {201: 1, 409: 4}
     refused = next(answer for answer in answers if answer.status_code == 409)
     assert int(refused.headers["retry-after"]) >= 1

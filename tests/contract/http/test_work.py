@@ -25,6 +25,7 @@ from mainstay.http.fastapi import Work, create_app, idempotent, work
 from mainstay.resources.sqlalchemy import Database, migrate
 from tests.databases import address, embedded_postgres
 from tests.servers import served
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["address", "embedded_postgres"]
 
@@ -166,7 +167,7 @@ async def scene(address: str) -> AsyncIterator[Scene]:
     async def slow(text: str, w: InWork) -> str:
         await note(w, text)
         found.begun.set()
-        await asyncio.sleep(30)
+        await asyncio.Event().wait()
         return text
 
     @app.post("/calling")
@@ -469,7 +470,7 @@ async def test_in_a_websocket_a_task_leaves_when_it_is_committed(
 ) -> None:
     with served(scene.app) as port:
         url = f"ws://127.0.0.1:{port}/sending?commits={commits}"
-        async with connect(url) as socket:
+        async with connect(url, open_timeout=PATIENCE_SECONDS) as socket:
             await socket.wait_closed()
     assert await scene.texts() == (["task 4"] if commits else [])
     assert ("never committed" in caplog.text) is not commits

@@ -28,6 +28,7 @@ from mainstay.service import Service
 from mainstay.testing.plugin import leave_out
 from mainstay.testing.servers import RabbitMQ, Redis
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 SERVER = Path(__file__).with_name("served.py")
 SECRET = "a secret of thirty-two bytes or more"
@@ -62,6 +63,7 @@ class Broker:
     def settings(self, **changes: Any) -> Settings:
         if isinstance(self.raw, RabbitMQ):
             changes.setdefault("rabbitmq_management_url", self.raw.management_url)
+        changes.setdefault("rpc_timeout_seconds", PATIENCE_SECONDS)
         return Settings(env="test", rabbitmq_url=self.url, jwt_secret_key=SECRET, **changes)
 
     def dead_letters(self, queue: str) -> list[DeadLetter]:
@@ -158,7 +160,7 @@ def serve(broker: Broker, queue: str) -> Iterator[Serve]:
             settings = options.pop("settings", None) or broker.settings(grace_seconds=0.5)
             server = Server(Service(settings), target=target, **options)
             stack.enter_context(server)
-            assert server.is_ready(10.0)
+            assert server.is_ready(PATIENCE_SECONDS)
             return server
 
         yield start
@@ -176,8 +178,10 @@ class Process:
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            bufsize=0,  # what is read line by line is not missing at the end
         )
         self.pid = self._popen.pid
+        self._said: list[bytes] = []
 
     def kill(self) -> None:
         self._popen.kill()
@@ -187,13 +191,20 @@ class Process:
     def has_ended(self) -> bool:
         return self._popen.poll() is not None
 
+    def is_shutting_down(self) -> bool:
+        """Has it said that it is going to end?"""
+        assert self._popen.stdout is not None
+        line = self._popen.stdout.readline()
+        self._said.append(line)
+        return b'"event":"shutting_down"' in line
+
     def stop(self) -> None:
         self._popen.send_signal(signal.SIGTERM)
 
     def wait(self) -> tuple[int, str]:
         """Return the exit code and all it has said."""
-        said, _ = self._popen.communicate(timeout=20)
-        return self._popen.returncode, said.decode()
+        said, _ = self._popen.communicate(timeout=PATIENCE_SECONDS)
+        return self._popen.returncode, b"".join([*self._said, said]).decode()
 
     def close(self) -> None:
         if self._popen.poll() is None:
@@ -215,7 +226,6 @@ def spawn(broker: Broker, queue: str, calls: Calls) -> Iterator[Spawn]:
         if wait:
             eventually(
                 lambda: calls.call(queue, {"do": "pid"}, timeout_seconds=1.0) == process.pid,
-                timeout_seconds=20.0,
             )
         return process
 

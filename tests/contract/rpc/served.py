@@ -18,9 +18,10 @@ class Served:
         match data:
             case {"do": "pid"}:
                 return os.getpid()
-            case {"do": "sleep", "seconds": seconds, "file": name}:
+            case {"do": "hold", "file": name, "until": gate}:
                 Path(name).touch()
-                time.sleep(seconds)
+                while not Path(gate).exists():
+                    time.sleep(0.02)
                 return os.getpid()
             case {"do": "die"}:
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from mainstay.config import Settings
 from mainstay.deadletters import DeadLetter, DeadLetters
+from mainstay.processes import facts
 from mainstay.resources.amqp.deadletters import AmqpDeadLetters
 from mainstay.resources.redis import RedisDeadLetters
 from mainstay.resources.redis.client import connect
@@ -30,6 +31,7 @@ from mainstay.tasks.memory import MemoryTasks
 from mainstay.tasks.status import TaskStatus
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[3]
 
@@ -132,7 +134,7 @@ class CeleryRoom:
         assert found is not None
         return found
 
-    def letter(self, id: str, *, timeout_seconds: float = 10.0) -> DeadLetter:
+    def letter(self, id: str, *, timeout_seconds: float = PATIENCE_SECONDS) -> DeadLetter:
         """Wait for the dead letter of a task."""
         found = eventually(
             lambda: [letter for letter in self.dead() if letter.id == id],
@@ -157,6 +159,10 @@ class CeleryRoom:
 
     def effects(self) -> list[str]:
         return self.effects_file.read_text().splitlines()
+
+    def release(self, key: str) -> None:
+        """Let the task that holds *key* go on."""
+        sample.gate_of(self.effects_file, key).touch()
 
     @contextmanager
     def worker(self, *options: str, concurrency: int = 1, **variables: str) -> Iterator[Worker]:
@@ -225,7 +231,8 @@ class Worker:
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """Return what the worker has logged, each line an object."""
         found = []
-        for line in self.log.read_bytes().splitlines():
+        whole, _, _being_written = self.log.read_bytes().rpartition(b"\n")
+        for line in whole.splitlines():
             if line.startswith(b"{"):
                 entry: dict[str, Any] = json.loads(line)
                 if event is None or entry.get("event") == event:
@@ -237,7 +244,7 @@ class Worker:
         return [line for line in self.lines("task") if line["task_id"] == id]
 
     def ready(self) -> Worker:
-        eventually(lambda: self.lines("startup_success") or not self.is_running, timeout_seconds=30)
+        eventually(lambda: self.lines("startup_success") or not self.is_running)
         assert self.is_running, self.log.read_text()[-4000:]
         return self
 
@@ -248,7 +255,9 @@ class Worker:
     def get(self, path: str) -> tuple[int, str]:
         """Ask the worker's own port."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.port}{path}", timeout=PATIENCE_SECONDS
+            ) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
@@ -269,16 +278,18 @@ class Worker:
     def is_running(self) -> bool:
         return self.process.poll() is None
 
-    def terminate(self, *, timeout_seconds: float = 30.0) -> int:
+    def terminate(self, *, timeout_seconds: float = 90.0) -> int:
         """Ask it to end, and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout_seconds)
 
     def kill(self) -> None:
         """End its main process at once, as a machine that fails does; children follow."""
+        children = self.children if self.is_running else []
         if self.process.poll() is None:
             self.process.kill()
-        self.process.wait(10)
+        self.process.wait(PATIENCE_SECONDS)
+        eventually(lambda: not any(facts.is_alive(child) for child in children))
 
 
 def prepare_database(url: str) -> str:

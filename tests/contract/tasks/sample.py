@@ -96,27 +96,37 @@ def kill_always(key: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def sleep(key: str, seconds: float) -> str:
-    effect("sleep", key)
-    time.sleep(seconds)
-    effect("woke", key)
-    return "woke"
+def gate_of(effects: Path, key: str, delivery: int = 0) -> Path:
+    """Return the file that lets a task go on; each delivery may have one of its own."""
+    return effects.with_name(f"gate-{key}-{delivery}")
+
+
+def wait_at(gate: Path) -> None:
+    while not gate.exists():
+        time.sleep(0.02)
+
+
+def hold(key: str) -> str:
+    """Wait until a gate is open."""
+    effect("hold", key)
+    wait_at(gate_of(Path(os.environ[EFFECTS]), key))
+    effect("released", key)
+    return "released"
 
 
 def deaf(key: str) -> None:
-    """Take no notice of being told to end."""
+    """Take no notice of being told to end, until a gate is open."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     effect("deaf", key)
-    time.sleep(2)
+    wait_at(gate_of(Path(os.environ[EFFECTS]), key))
 
 
 def stubborn(key: str) -> None:
     """Sleep on when asked to stop."""
     effect("stubborn", key)
-    ends = time.monotonic() + 60
-    while time.monotonic() < ends:
+    while True:
         try:
-            time.sleep(60)
+            time.sleep(3600)
         except Exception:  # noqa: BLE001, S112 - that is what stubborn means
             continue
 
@@ -212,7 +222,7 @@ _more: tuple[Callable[..., Any], ...] = (
     kill_first,
     deaf,
     kill_always,
-    sleep,
+    hold,
     hungry,
     greedy,
     frozen,
@@ -220,7 +230,7 @@ _more: tuple[Callable[..., Any], ...] = (
 )
 for _each in (*PLAIN.values(), *_more):
     celery_app.task(_each, name=_each.__name__, backoff=BACKOFF)
-celery_app.task(sleep, name="sleep_limited", time_limit=3, soft_time_limit=1)
+celery_app.task(hold, name="hold_limited", time_limit=120, soft_time_limit=1)
 celery_app.task(stubborn, name="stubborn", time_limit=2, soft_time_limit=1)
 celery_app.task(kill_first, name="kill_first_dead", profile="dead-letter")
 
@@ -239,9 +249,9 @@ def store_once(key: str, *, session: Any) -> str:
 
 
 @celery_app.task(name="store_slowly", once=True)
-def store_slowly(key: str, seconds: float, *, session: Any) -> str:
+def store_slowly(key: str, *, session: Any) -> str:
     effect("store_slowly", key)
-    time.sleep(seconds)
+    time.sleep(0.2)  # so that some are in hand at any time; nothing waits for it to be over
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})
     return key
 
@@ -267,15 +277,9 @@ def store_in_steps(key: str, *, session: Any) -> str:
     effect("store_in_steps", key)
     marks = Path(os.environ[EFFECTS]).read_text().splitlines()
     gate = gate_of(Path(os.environ[EFFECTS]), key, marks.count(f"store_in_steps {key}"))
-    while not gate.exists():
-        time.sleep(0.02)
+    wait_at(gate)
     session.execute(text("insert into effects (key) values (:key)"), {"key": f"{key} second"})
     return key
-
-
-def gate_of(effects: Path, key: str, delivery: int) -> Path:
-    """Return the file that lets the *delivery*-th delivery of a task go on."""
-    return effects.with_name(f"gate-{key}-{delivery}")
 
 
 @celery_app.task(name="store_and_fail")
@@ -307,7 +311,7 @@ def stored(*given: Any, key: str, session: Any) -> str:
 def passes_gate(*given: Any, key: str) -> str:
     """Fail for good until a gate is open."""
     effect("passes_gate", key)
-    if not gate_of(Path(os.environ[EFFECTS]), key, 0).exists():
+    if not gate_of(Path(os.environ[EFFECTS]), key).exists():
         raise ValueError("the gate is shut")
     return key
 

@@ -14,6 +14,7 @@ from mainstay.processes.ports import steady_port
 from mainstay.resources.sqlalchemy import Database, tables
 from mainstay.testing import eventually
 from tests.contract.tasks.rooms import CeleryRoom, Worker
+from tests.waiting import PATIENCE_SECONDS
 
 ON_DATABASES = ["redis on sqlite", "rabbitmq on postgresql"]
 
@@ -38,13 +39,13 @@ def test_each_tick_fires_once_though_two_beats_run_and_one_is_killed(room: Celer
         first.ready()
         second.ready()
         beats = (first, second)
-        eventually(lambda: len(ticks(beats)) >= 6, timeout_seconds=60)
+        eventually(lambda: len(ticks(beats)) >= 6)
         leader = max(beats, key=lambda beat: len(beat.lines("tick")))
         leader.kill()
         before = len(ticks(beats))
-        eventually(lambda: len(ticks(beats)) >= before + 6, timeout_seconds=60)
+        eventually(lambda: len(ticks(beats)) >= before + 6)
         (other,) = (beat for beat in beats if beat is not leader)
-        assert other.get("/healthz")[0] == 200
+        eventually(lambda: other.get("/healthz")[0] == 200)
         assert other.metric("app_last_iteration_timestamp_seconds") > 0
         assert other.terminate() == 0
         found = ticks(beats)
@@ -61,7 +62,7 @@ def test_the_tick_of_a_beat_that_dies_over_it_is_fired_by_another(
     room: CeleryRoom, point: str
 ) -> None:
     with room.beat(MAINSTAY_FAILPOINT=f"{point}:kill@1") as dying:
-        assert dying.process.wait(60) == -signal.SIGKILL
+        assert dying.process.wait(PATIENCE_SECONDS) == -signal.SIGKILL
     with room.worker() as worker, room.beat() as beat:
         worker.ready()
         eventually(lambda: len(ticks([beat])) >= 2)
@@ -93,7 +94,7 @@ def test_a_worker_may_have_a_beat_of_its_own_and_one_port_for_both(room: CeleryR
         worker.ready()
         beat.ready()
         eventually(lambda: len(ticks([worker, beat])) >= 4)
-        assert worker.get("/healthz")[0] == 200
+        eventually(lambda: worker.get("/healthz")[0] == 200)
         assert worker.terminate() == 0
         assert beat.terminate() == 0
         assert set(Counter(ticks([worker, beat])).values()) == {1}

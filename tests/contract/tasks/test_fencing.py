@@ -59,9 +59,9 @@ def test_an_orphan_that_wakes_up_after_its_redelivery_has_no_effect(
         family = [*orphan.children, orphan.process.pid]
         tell(family, signal.SIGSTOP)
         cut(room)
-        with room.worker(SAMPLE_LEASE_SECONDS="2") as heir:
+        with room.worker() as heir:
             heir.ready()
-            eventually(lambda: deliveries(room, key) == 2, timeout_seconds=30)
+            eventually(lambda: deliveries(room, key) == 2)
             if wakes == LATE:
                 open_gate(room, key, 2)
                 assert room.ended(id).state is State.SUCCESS

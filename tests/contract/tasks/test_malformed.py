@@ -15,6 +15,7 @@ from mainstay.resources.redis.client import connect
 from mainstay.tasks.status import State
 from mainstay.testing import eventually
 from tests.contract.tasks.rooms import CeleryRoom
+from tests.waiting import PATIENCE_SECONDS
 
 GOOD_BODY = json.dumps([[1, 2], {}, {"callbacks": None, "errbacks": None}])
 
@@ -221,5 +222,5 @@ def test_what_is_no_remote_control_leaves_the_worker_alone(
     for text in ("nonsense", "5", "[]", "{}", '{"a":' * 100_000 + "1" + "}" * 100_000):
         client.publish("/0.celery.pidbox", text)
     assert working_room.ended(working_room.send("add", 1, 2)).result == 3
-    assert working_room.app.control.ping(timeout=2.0, limit=1)
+    assert working_room.app.control.ping(timeout=PATIENCE_SECONDS, limit=1)
     assert worker.is_running

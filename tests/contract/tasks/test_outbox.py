@@ -24,6 +24,7 @@ from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import ROOT, CeleryRoom
 from tests.contract.tasks.test_processes import proxied, through
+from tests.waiting import PATIENCE_SECONDS
 
 KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
 
@@ -67,7 +68,7 @@ def test_a_task_leaves_with_the_commit_and_is_done(room: CeleryRoom) -> None:
             assert waiting_in(room) == 0  # nobody else sees it before the commit
         status = room.ended(id)
         assert (status.state, status.result, status.queue) == (State.SUCCESS, 42, room.queue)
-        assert worker.get("/ready")[0] == 200
+        eventually(lambda: worker.get("/ready")[0] == 200)
         eventually(lambda: worker.metric("mainstay_outbox_messages", state="ready") == 0)
 
 
@@ -119,7 +120,7 @@ def test_it_waits_while_the_broker_is_away_and_then_is_done(room: CeleryRoom) ->
                 proxy.heal()
                 for n, id in enumerate(ids):
                     assert (await asyncio.to_thread(away.ended, id)).result == n
-                assert worker.lines("relay_goes_on")
+                await asyncio.to_thread(eventually, lambda: worker.lines("relay_goes_on"))
             assert sorted(away.effects()) == sorted(f"add {n} 0" for n in range(20))
             away.close()
 
@@ -228,7 +229,7 @@ def test_a_sender_that_dies_has_sent_what_it_has_committed(
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (-9, ""), ended.stderr
@@ -249,7 +250,7 @@ def test_a_relay_that_dies_loses_nothing_and_what_it_doubles_has_one_effect(
     keys = [new_id() for _ in range(10)]
     ids = [send(room, "store_once", key) for key in keys]
     with room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@1") as worker:
-        assert worker.process.wait(60) == -9, worker.log.read_text()[-4000:]
+        assert worker.process.wait(PATIENCE_SECONDS) == -9, worker.log.read_text()[-4000:]
     with room.worker(concurrency=2) as worker:
         worker.ready()
         for id in ids:
@@ -263,9 +264,9 @@ def test_a_service_without_a_worker_relays_in_a_process_of_its_own(room: CeleryR
         relay.ready()
         ids = [send(room, "add", n, 0) for n in range(50)]
         eventually(lambda: waiting_in(room) == 0)
-        assert relay.get("/ready")[0] == relay.get("/healthz")[0] == 200
-        assert relay.metric("app_last_iteration_timestamp_seconds") > 0
-        assert relay.metric("mainstay_outbox_messages", state="ready") == 0
+        eventually(lambda: relay.get("/ready")[0] == relay.get("/healthz")[0] == 200)
+        eventually(lambda: relay.metric("app_last_iteration_timestamp_seconds") > 0)
+        eventually(lambda: relay.metric("mainstay_outbox_messages", state="ready") == 0)
         assert relay.terminate() == 0
     with room.worker(concurrency=2) as worker:
         worker.ready()
@@ -281,7 +282,7 @@ def test_a_relay_without_anything_to_relay_is_exit_code_78() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ended.returncode == 78

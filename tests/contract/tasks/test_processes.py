@@ -10,6 +10,7 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 import pytest
@@ -17,27 +18,32 @@ import pytest
 from mainstay.config import Settings
 from mainstay.context import new_id
 from mainstay.errors import NotConnected, Unavailable
+from mainstay.resources.redis.client import connect
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
+from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.transport import FLIGHTS
 from mainstay.tasks.status import State
 from mainstay.testing import FaultProxy, async_eventually, eventually
 from mainstay.testing.ports import steady_port
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import ROOT, CeleryRoom, Worker
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_the_work_of_a_killed_worker_is_done_by_another(own_room: CeleryRoom) -> None:
     key = new_id()
     with own_room.worker() as first:
         first.ready()
-        id = own_room.send("sleep", key, 1)
-        eventually(lambda: f"sleep {key}" in own_room.effects())
+        id = own_room.send("hold", key)
+        eventually(lambda: f"hold {key}" in own_room.effects())
         first.kill()
+        own_room.release(key)
         with own_room.worker() as second:
             second.ready()
-            assert own_room.ended(id).result == "woke"
-    assert own_room.effects().count(f"sleep {key}") == 2
-    assert own_room.effects().count(f"woke {key}") == 1
+            assert own_room.ended(id).result == "released"
+    assert own_room.effects().count(f"hold {key}") == 2
+    assert own_room.effects().count(f"released {key}") == 1
     assert own_room.dead() == []
 
 
@@ -46,12 +52,14 @@ def test_a_process_that_outlives_being_ended_takes_no_other_task_with_it(
 ) -> None:
     with own_room.worker(concurrency=1) as worker:
         worker.ready()
-        called_off = own_room.send("deaf", new_id())
+        deaf, key = new_id(), new_id()
+        called_off = own_room.send("deaf", deaf)
         eventually(own_room.effects)
         own_room.app.control.revoke(called_off, terminate=True)
         assert own_room.ended(called_off).state is State.REVOKED
-        key = new_id()
-        assert own_room.ended(own_room.send("kill_first", key)).result == "done"
+        id = own_room.send("kill_first", key)
+        own_room.release(deaf)
+        assert own_room.ended(id).result == "done"
     assert own_room.effects().count(f"kill_first {key}") == 2
     assert own_room.dead() == []
 
@@ -59,7 +67,7 @@ def test_a_process_that_outlives_being_ended_takes_no_other_task_with_it(
 def test_the_pool_is_one_that_gives_nothing_to_a_second_process(own_room: CeleryRoom) -> None:
     with own_room.worker() as worker:
         worker.ready()
-        told = own_room.app.control.inspect(timeout=10, limit=1).stats() or {}
+        told = own_room.app.control.inspect(timeout=PATIENCE_SECONDS, limit=1).stats() or {}
     found = {stats["pool"]["implementation"] for stats in told.values()}
     assert found == {"mainstay.tasks.celery.pool:TaskPool"}
 
@@ -67,13 +75,15 @@ def test_the_pool_is_one_that_gives_nothing_to_a_second_process(own_room: Celery
 def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom) -> None:
     with own_room.worker(concurrency=1) as worker:
         worker.ready()
-        running = own_room.send("sleep", new_id(), 2)
+        key = new_id()
+        running = own_room.send("hold", key)
         eventually(own_room.effects)
         waiting = own_room.send("add", 1, 2)
         worker.process.send_signal(signal.SIGTERM)
         eventually(lambda: worker.get("/ready")[0] == 503)
-        assert worker.process.wait(20) == 0
-        assert own_room.ended(running).result == "woke"
+        own_room.release(key)
+        assert worker.process.wait(PATIENCE_SECONDS) == 0
+        assert own_room.ended(running).result == "released"
         assert len(worker.lines("shutting_down")) == 1
     status = own_room.status(waiting)
     assert status is not None
@@ -86,47 +96,69 @@ def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom
 
 def test_a_worker_that_is_asked_to_end_keeps_what_it_works_on(own_room: CeleryRoom) -> None:
     key = new_id()
-    with own_room.worker(SAMPLE_LEASE_SECONDS="4") as first:
+    with own_room.worker() as first:
         first.ready()
-        id = own_room.send("sleep", key, 12)
-        eventually(lambda: f"sleep {key}" in own_room.effects())
-        with own_room.worker(SAMPLE_LEASE_SECONDS="4") as second:
+        id = own_room.send("hold", key)
+        eventually(lambda: f"hold {key}" in own_room.effects())
+        with own_room.worker() as second:
             second.ready()
-            assert first.terminate() == 0
-            assert own_room.ended(id).result == "woke"
+            first.process.send_signal(signal.SIGTERM)
+            eventually(lambda: first.get("/ready")[0] == 503)
+            if transport_of(own_room.url) == "redis":
+                await_renewals(own_room, times=3)
+            own_room.release(key)
+            assert first.process.wait(PATIENCE_SECONDS) == 0
+            assert own_room.ended(id).result == "released"
             # What the other had taken over would be before this one in its only process.
             assert own_room.ended(own_room.send("add", 1, 2)).result == 3
-    assert own_room.effects().count(f"sleep {key}") == 1
+    assert own_room.effects().count(f"hold {key}") == 1
+
+
+def await_renewals(room: CeleryRoom, *, times: int) -> None:
+    """Wait until the lease of every message in hand on the queue of *room* was renewed."""
+    client = connect(room.url)
+    ends: dict[bytes, set[float]] = {}
+
+    def are_renewed() -> bool:
+        flights: Any = client.zrange(FLIGHTS, 0, -1, withscores=True)
+        for flight, ends_at in flights:
+            if flight.decode().endswith(f":{room.queue}") and client.llen(flight):
+                ends.setdefault(flight, set()).add(ends_at)
+        return bool(ends) and all(len(each) > times for each in ends.values())
+
+    eventually(are_renewed)
+    client.close()
 
 
 def test_what_outlasts_the_grace_period_goes_back_to_its_queue(own_room: CeleryRoom) -> None:
     key = new_id()
     with own_room.worker(APP_GRACE_SECONDS="1") as worker:
         worker.ready()
-        id = own_room.send("sleep", key, 8)
+        id = own_room.send("hold", key)
         eventually(own_room.effects)
         assert worker.terminate() == 0
-        assert f"woke {key}" not in own_room.effects()
+    own_room.release(key)
     with own_room.worker() as another:
         another.ready()
-        assert own_room.ended(id).result == "woke"
-    assert own_room.effects().count(f"woke {key}") == 1
+        assert own_room.ended(id).result == "released"
+    assert own_room.effects().count(f"released {key}") == 1
 
 
 def test_a_worker_that_is_killed_while_it_ends_loses_nothing(own_room: CeleryRoom) -> None:
     key = new_id()
     with own_room.worker() as worker:
         worker.ready()
-        id = own_room.send("sleep", key, 5)
+        id = own_room.send("hold", key)
         eventually(own_room.effects)
         worker.process.send_signal(signal.SIGTERM)
         eventually(lambda: worker.get("/ready")[0] == 503)
         worker.kill()
+    own_room.release(key)
     with own_room.worker() as another:
         another.ready()
-        assert own_room.ended(id).result == "woke"
-    assert own_room.effects().count(f"sleep {key}") == 2
-    assert own_room.effects().count(f"woke {key}") == 1
+        assert own_room.ended(id).result == "released"
+    assert own_room.effects().count(f"hold {key}") == 2
+    assert own_room.effects().count(f"released {key}") == 1
     assert own_room.dead() == []
 
 
@@ -137,7 +169,7 @@ def test_a_worker_whose_child_dies_while_it_starts_ends_or_takes_work(
 
         def started() -> Worker:
             worker = stack.enter_context(own_room.worker(concurrency=2))
-            eventually(lambda: worker.children or not worker.is_running, timeout_seconds=60)
+            eventually(lambda: worker.children or not worker.is_running)
             return worker
 
         worker = started()
@@ -150,7 +182,7 @@ def test_a_worker_whose_child_dies_while_it_starts_ends_or_takes_work(
             return status is not None and status.state is State.SUCCESS
 
         # It must not stand there with nobody to work: a supervisor starts another when it ends.
-        eventually(lambda: is_done() or not worker.is_running, timeout_seconds=60)
+        eventually(lambda: is_done() or not worker.is_running)
         if not worker.is_running:
             assert worker.process.returncode != 0
             started()
@@ -199,7 +231,7 @@ def test_a_worker_outlives_its_broker(own_room: CeleryRoom) -> None:
                 proxy.reset()
                 with pytest.raises(Unavailable):
                     await asyncio.to_thread(room.send, "add", 1, 2)
-                assert (await asyncio.to_thread(worker.get, "/ready"))[0] == 503
+                await async_eventually(lambda: asyncio.to_thread(is_answered, worker, 503))
                 assert (await asyncio.to_thread(worker.get, "/healthz"))[0] == 200
                 proxy.heal()
                 last = await asyncio.to_thread(room.send, "add", 2, 2)
@@ -241,7 +273,7 @@ def test_a_sender_is_told_soon_that_the_broker_is_away(own_room: CeleryRoom, fau
                     proxy.reset()
             # A hang would last as long as the server's patience, which is for ever here.
             with pytest.raises(Unavailable):
-                await asyncio.wait_for(asyncio.to_thread(room.send, "add", 1, 2), 15)
+                await asyncio.wait_for(asyncio.to_thread(room.send, "add", 1, 2), PATIENCE_SECONDS)
             proxy.heal()
             room.close()
 
@@ -282,7 +314,7 @@ def refused(
         },
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=PATIENCE_SECONDS,
         check=False,
     )
     assert ended.returncode == 78, ended.stderr
@@ -319,6 +351,10 @@ def test_eager_tasks_are_done_where_they_are_sent() -> None:
     told = task.delay().get()
     assert told["correlation_id"]
     service.lifecycle.stop()
+
+
+def is_answered(worker: Worker, status: int) -> bool:
+    return worker.get("/ready")[0] == status
 
 
 def proxied(room: CeleryRoom) -> FaultProxy:

@@ -13,6 +13,7 @@ from mainstay.tasks.status import State
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import CeleryRoom
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_queue_that_is_declared_otherwise_is_exit_code_78(rabbitmq_room: Celer
     with room.app.connection_for_write() as connection:
         connection.default_channel.queue_declare(room.queue, durable=True, auto_delete=False)
     with room.worker() as worker:
-        assert worker.process.wait(60) == 78
+        assert worker.process.wait(PATIENCE_SECONDS) == 78
         said = worker.log.read_text()
     assert room.queue in said
     assert "declare it in the code as it is there" in said
@@ -90,6 +91,6 @@ def test_a_queue_that_is_declared_otherwise_is_exit_code_78(rabbitmq_room: Celer
 def test_what_the_broker_would_not_heed_is_exit_code_78(redis_room: CeleryRoom) -> None:
     room = redis_room.another()
     with room.worker(SAMPLE_URGENT=room.queue, APP_ENV="prod") as worker:
-        assert worker.process.wait(60) == 78
+        assert worker.process.wait(PATIENCE_SECONDS) == 78
         assert "max_priority is for RabbitMQ" in worker.log.read_text()
     room.close()

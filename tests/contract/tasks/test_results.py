@@ -12,6 +12,7 @@ from celery.result import AsyncResult
 from mainstay.config import Settings
 from mainstay.tasks.celery import App, create_celery_app
 from tests.contract.tasks.rooms import CeleryRoom
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.fixture(params=["rabbitmq and postgresql", "redis and redis", "redis and sqlite"])
@@ -46,10 +47,10 @@ def test_a_result_says_what_was_asked_who_did_it_and_how_it_ended(
     with room.worker(CELERY_RESULT_BACKEND=url) as worker:
         worker.ready()
         good = app.send_task("answered", (42,), {"by": 2}, ignore_result=False)
-        assert good.get(timeout=60) == 21
+        assert good.get(timeout=PATIENCE_SECONDS) == 21
         bad = app.send_task("answered", (42,), {"by": 0}, ignore_result=False)
         with pytest.raises(ZeroDivisionError):
-            bad.get(timeout=60)
+            bad.get(timeout=PATIENCE_SECONDS)
         # Anybody who knows the id has the same.
         read = AsyncResult(good.id, app=app)
         assert (read.state, read.result) == ("SUCCESS", 21)
@@ -67,7 +68,7 @@ def test_a_result_that_nobody_asked_for_is_not_kept(asked: tuple[CeleryRoom, App
     with room.worker(CELERY_RESULT_BACKEND=url) as worker:
         worker.ready()
         ignored = app.send_task("listed", (1,), ignore_result=True)
-        app.send_task("answered", (1,), ignore_result=False).get(timeout=60)
+        app.send_task("answered", (1,), ignore_result=False).get(timeout=PATIENCE_SECONDS)
         assert ignored.state == "PENDING"
 
 
@@ -82,7 +83,7 @@ def test_a_chord_of_celerys_own_is_complete_when_the_worker_of_a_member_is_kille
     members = [kept("listed", 1), kept("fall_first", key="k"), kept("listed", 2)]
     result = chord(members, kept("listed", "end")).apply_async()
     with room.worker(CELERY_RESULT_BACKEND=url, concurrency=2) as worker:
-        assert worker.process.wait(60) == -9
+        assert worker.process.wait(PATIENCE_SECONDS) == -9
     with room.worker(CELERY_RESULT_BACKEND=url, concurrency=2) as worker:
         worker.ready()
-        assert result.get(timeout=60) == [[[1], "k", [2]], "end"]
+        assert result.get(timeout=PATIENCE_SECONDS) == [[[1], "k", [2]], "end"]

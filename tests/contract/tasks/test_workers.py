@@ -62,10 +62,10 @@ def test_a_task_that_kills_its_process_each_time_is_stopped(working_room: Celery
 
 def test_a_task_over_its_soft_limit_is_a_dead_letter(working_room: CeleryRoom) -> None:
     key = new_id()
-    id = working_room.send("sleep_limited", key, 30)
+    id = working_room.send("hold_limited", key)
     assert working_room.ended(id).state is State.FAILURE
     assert working_room.letter(id).reason == "failed:SoftTimeLimitExceeded"
-    assert working_room.effects().count(f"sleep {key}") == 1
+    assert working_room.effects().count(f"hold {key}") == 1
 
 
 def test_a_task_that_ignores_its_soft_limit_is_killed_and_a_dead_letter(
@@ -107,7 +107,8 @@ def test_a_body_of_any_size_costs_a_worker_little_memory(working_room: CeleryRoo
     assert working_room.ended(working_room.send("add", 1, 2)).result == 3
     grown = resident_bytes(pid) - before
     print(f"{grown / 2**20:.1f} MiB more than before")  # noqa: T201 - the figure
-    assert grown < 50 * 2**20
+    # Three copies of the body, as it comes, and what Python keeps of them.
+    assert grown < 100 * 2**20
 
 
 def test_a_failure_that_passes_is_no_dead_letter(working_room: CeleryRoom) -> None:
@@ -144,8 +145,11 @@ def test_a_delay_is_kept(working_room: CeleryRoom) -> None:
 
 
 def test_a_task_that_was_called_off_is_not_done(working_room: CeleryRoom) -> None:
-    id = working_room.send("add", 901, 1, countdown=2)
-    working_room.app.control.revoke(id)
+    control, id = working_room.app.control, new_id()
+    control.revoke(id)
+    pid = worker_of(working_room).process.pid
+    eventually(lambda: id in known_to_be_revoked(working_room, pid))
+    working_room.send("add", 901, 1, task_id=id)
     assert working_room.ended(id).state is State.REVOKED
     assert "add 901 1" not in working_room.effects()
 
@@ -171,7 +175,7 @@ def test_a_task_that_waits_too_long_in_a_workers_hands_is_a_dead_letter(
 
 def test_what_was_called_off_and_expires_then_is_called_off(shared: Shared) -> None:
     working_room = shared("redis")  # where the worker holds what is not due, and not the broker
-    id = working_room.send("add", 904, 1, countdown=2, expires=1)
+    id = working_room.send("add", 904, 1, countdown=5, expires=1)
     working_room.app.control.revoke(id)
     assert working_room.ended(id).state is State.REVOKED
     assert not [letter for letter in working_room.dead() if letter.id == id]
@@ -220,12 +224,12 @@ def test_counts_are_right_after_children_died(working_room: CeleryRoom) -> None:
     before = worker.metric(name, name="add", outcome="done")
     for id in [working_room.send("add", 1, 2) for _ in range(10)]:
         working_room.ended(id)
-    assert worker.metric(name, name="add", outcome="done") == before + 10
+    eventually(lambda: worker.metric(name, name="add", outcome="done") == before + 10)
     for child in worker.children:
         os.kill(child, signal.SIGKILL)
     for id in [working_room.send("add", 1, 2) for _ in range(5)]:
         working_room.ended(id)
-    assert worker.metric(name, name="add", outcome="done") == before + 15
+    eventually(lambda: worker.metric(name, name="add", outcome="done") == before + 15)
     assert worker.metric("app_up") == 1
 
 
@@ -233,9 +237,7 @@ def test_queues_are_measured(working_room: CeleryRoom) -> None:
     worker, queue = worker_of(working_room), working_room.queue
     working_room.letter(working_room.send("broken", "x"))
     dead = len(working_room.dead())
-    eventually(
-        lambda: worker.metric("mainstay_dead_letters", queue=queue) == dead, timeout_seconds=15
-    )
+    eventually(lambda: worker.metric("mainstay_dead_letters", queue=queue) == dead)
     assert f'mainstay_queue_messages{{queue="{queue}",state="ready"}}' in worker.get("/metrics")[1]
 
 
@@ -294,8 +296,9 @@ def test_what_comes_after_a_task_with_once_is_sent_though_its_worker_died(shared
     first, second = (room.app.signature(name) for name in ("store_once_and_die", "add"))
     sent = chain(first.clone((key,)), second.clone(("+",))).apply_async()
     assert room.ended(sent.id).result == f"{key}+"
-    lost = [line["task_id"] for line in worker_of(room).lines("worker_lost")]
-    assert sent.parent.id in lost
+    eventually(
+        lambda: sent.parent.id in [e["task_id"] for e in worker_of(room).lines("worker_lost")]
+    )
     assert room.effects().count(f"store_once_and_die {key}") == 1
     assert room.effects().count(f"add {key} +") == 1
     assert rows(room, key) == 1
@@ -338,6 +341,12 @@ def test_each_process_has_an_engine_of_its_own(shared: Shared) -> None:
         pids.add(status.result[0])
     assert pids <= set(worker.children)
     assert worker.process.pid not in pids
+
+
+def known_to_be_revoked(room: CeleryRoom, pid: int) -> set[str]:
+    """Return the ids that the worker with that pid is not to begin."""
+    told = room.app.control.inspect(timeout=1).revoked() or {}
+    return {id for name, ids in told.items() if f"-{pid}@" in name for id in ids}
 
 
 def resident_bytes(pid: int) -> int:

@@ -19,6 +19,7 @@ from mainstay.tasks.workflow import StepState, Workflow, WorkflowState
 from mainstay.testing import eventually
 from tests.contract.tasks.rooms import CeleryRoom
 from tests.contract.tasks.sample import gate_of
+from tests.waiting import PATIENCE_SECONDS
 
 KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
 
@@ -153,7 +154,7 @@ def test_a_workflow_goes_on_from_a_dead_letter_that_is_put_back(room: CeleryRoom
         assert room.letter(failed).name == "passes_gate"
         gate_of(room.effects_file, "k", 0).touch()
         assert room.letters.retry(room.queue, lambda letter: letter.id == failed) == 1
-        eventually(lambda: states(got(room, id)) == ["success", "success"], timeout_seconds=60)
+        eventually(lambda: states(got(room, id)) == ["success", "success"])
 
 
 def test_a_workflow_leaves_with_the_commit_and_only_with_it(room: CeleryRoom) -> None:
@@ -195,7 +196,7 @@ def test_a_chord_is_complete_when_the_worker_of_a_member_is_killed(room: CeleryR
     members.insert(4, step(room, "fall_first", key=key))
     id = start(room, chord(members, step(room, "listed", "end")))
     with room.worker(concurrency=2) as worker:
-        assert worker.process.wait(60) == -9
+        assert worker.process.wait(PATIENCE_SECONDS) == -9
     assert got(room, id).state is WorkflowState.RUNNING
     with room.worker(concurrency=2) as worker:
         worker.ready()

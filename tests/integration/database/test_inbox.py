@@ -12,6 +12,7 @@ from sqlalchemy import text
 from mainstay.errors import AlreadyDone, Fenced
 from mainstay.resources.sqlalchemy import Database, inbox
 from mainstay.testing.wait import eventually
+from tests.waiting import join
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +67,7 @@ def test_a_twin_waits_and_is_then_already_done(database: Database) -> None:
         session.execute(text("insert into effects values ('first')"))
         thread = threading.Thread(target=twin)
         thread.start()
-    thread.join(20)
+    join(thread)
     assert ends == ["already done"]
     assert count(database) == 1
 

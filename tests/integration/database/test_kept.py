@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,11 +14,13 @@ from mainstay.errors import NotConnected, Retry
 from mainstay.resources.sqlalchemy import Database
 from mainstay.resources.sqlalchemy.kept import Kept
 from mainstay.testing.servers import PostgreSQL
+from mainstay.testing.wait import eventually
+from tests.waiting import join
 
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    made = Database(url=database_url)
+    made = Database(url=database_url, statement_timeout_seconds=600.0)
     yield made
     made.close()
 
@@ -80,29 +83,44 @@ class TimeIsUp(Exception):
     """What a time limit raises in the midst of whatever is done."""
 
 
+SLEEP = "select pg_sleep(600)"
+
+
 @contextmanager
-def limit(seconds: float) -> Iterator[None]:
+def limit(postgres: PostgreSQL) -> Iterator[None]:
+    """Interrupt what is done inside once the server is at the statement that sleeps."""
+
     def interrupt(*_: object) -> None:
         raise TimeIsUp
 
+    def watch() -> None:
+        asked = "select query from pg_stat_activity where state = 'active'"
+        eventually(lambda: SLEEP in postgres.sql(asked).splitlines())
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
     former = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    watching = threading.Thread(target=watch)
+    watching.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        join(watching)
         signal.signal(signal.SIGALRM, former)
 
 
-def test_a_statement_that_is_interrupted_spoils_no_later_one(kept: Kept) -> None:
+def test_a_statement_that_is_interrupted_spoils_no_later_one(
+    postgres: PostgreSQL, kept: Kept
+) -> None:
     first = kept.run(pid)
-    with pytest.raises(TimeIsUp), limit(0.3):
-        kept.run(lambda connection: connection.execute(text("select pg_sleep(30)")))
+    with pytest.raises(TimeIsUp), limit(postgres):
+        kept.run(lambda connection: connection.execute(text(SLEEP)))
     assert kept.run(pid) != first
 
 
-def test_a_session_that_is_interrupted_says_so_and_spoils_no_later_one(database: Database) -> None:
-    with pytest.raises(TimeIsUp), limit(0.3), database.session() as session:
-        session.execute(text("select pg_sleep(30)"))
+def test_a_session_that_is_interrupted_says_so_and_spoils_no_later_one(
+    postgres: PostgreSQL, database: Database
+) -> None:
+    with pytest.raises(TimeIsUp), limit(postgres), database.session() as session:
+        session.execute(text(SLEEP))
     with database.session() as session:
         assert session.execute(text("select 1")).scalar_one() == 1

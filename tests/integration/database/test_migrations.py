@@ -15,6 +15,7 @@ from sqlalchemy import create_engine, inspect, text
 from mainstay.config import urls
 from mainstay.errors import Misconfigured
 from mainstay.resources.sqlalchemy import migrate
+from tests.waiting import PATIENCE_SECONDS
 
 REVISION = '''
 """{doc}."""
@@ -272,8 +273,8 @@ def test_a_replica_that_dies_half_way_leaves_the_rest_to_the_next(
     assert waiting.stdout is not None
     assert "waiting" in waiting.stdout.readline()
     os.kill(dying.pid, signal.SIGKILL)
-    dying.communicate(timeout=20)
-    said, _ = waiting.communicate(timeout=60)
+    dying.communicate(timeout=PATIENCE_SECONDS)
+    said, _ = waiting.communicate(timeout=PATIENCE_SECONDS)
     assert waiting.returncode == 0, said
     assert "half" in tables(address)
 
@@ -282,7 +283,13 @@ def alembic(folder: Folder, address: str, *words: str) -> str:
     command = [sys.executable, "-m", "alembic", *words]
     env = {**os.environ, "APP_ENV": "test", "DATABASE_URL": address, "PYTHONPATH": str(folder.path)}
     done = subprocess.run(
-        command, cwd=folder.path, env=env, capture_output=True, text=True, check=False, timeout=60
+        command,
+        cwd=folder.path,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -18,8 +18,9 @@ import redis
 from mainstay.embedded import Postgres, Server, Valkey, homes
 from mainstay.errors import Misconfigured, Unavailable
 from mainstay.processes import facts
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS, join
 
 Make = Callable[..., Server]
 
@@ -136,7 +137,7 @@ def test_servers_listen_on_loopback_alone(
     address = _address_of_this_machine()
     for server in (postgres(), cache):
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((address, server.port), timeout=5)
+            socket.create_connection((address, server.port), timeout=PATIENCE_SECONDS)
 
 
 def test_a_server_that_cannot_start_shows_the_end_of_its_log(
@@ -209,7 +210,7 @@ def test_valkey_keeps_what_was_written_when_it_is_killed(valkey: Callable[[], Va
         client.xadd("work", {"task": "1"})
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         # "everysec" holds a write back for up to a second: wait until it is on its way to disk.
-        client.waitaof(1, 0, 5000)
+        assert client.waitaof(1, 0, 60_000)[0] == 1
     assert server.pid is not None
     os.kill(server.pid, signal.SIGKILL)
     again = valkey()
@@ -261,7 +262,7 @@ def test_a_pid_that_belongs_to_somebody_else_is_left_alone(
 ) -> None:
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "valkey.pid").write_text(f"{os.getpid()}\n")
-    (folder / "port").write_text(f"{free_port()}\n")
+    (folder / "port").write_text(f"{steady_port()}\n")
     assert not Valkey(folder).stop_left_running()
     assert not valkey().adopted
 
@@ -287,8 +288,7 @@ def test_two_servers_start_at_once(tmp_path: Path, made: list[Server]) -> None:
     threads = [threading.Thread(target=server.start) for server in servers]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert all(server.is_running() for server in servers)
 
 

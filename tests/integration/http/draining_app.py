@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from pathlib import Path
 
 from mainstay import Settings
 from mainstay.http.fastapi import create_app
@@ -18,7 +20,7 @@ app = create_app(
 )
 
 
-begun: list[float] = []
+begun: list[int] = []
 
 
 @app.get("/begun")
@@ -26,8 +28,19 @@ async def count() -> int:
     return len(begun)
 
 
+def wait_at_gate() -> None:
+    while not Path(os.environ["GATE"]).exists():
+        time.sleep(0.02)
+
+
 @app.get("/slow")
-async def slow(seconds: float) -> int:
-    begun.append(seconds)
-    await asyncio.sleep(seconds)
+async def slow() -> int:
+    """Answer when the test makes a file."""
+    begun.append(1)
+    await asyncio.to_thread(wait_at_gate)
+    return os.getpid()
+
+
+@app.get("/quick")
+async def quick() -> int:
     return os.getpid()

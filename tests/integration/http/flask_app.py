@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from pathlib import Path
 from typing import Any
 
 from flask import Flask, jsonify, request
@@ -18,7 +19,7 @@ app = create_app(
         service_name="orders",
         body_limit_bytes=1000,
         drain_delay_seconds=float(os.environ["DRAIN_DELAY"]),
-        grace_seconds=20.0,
+        grace_seconds=60.0,
     ),
     __name__,
 )
@@ -28,14 +29,25 @@ def made_slowly() -> Flask:
     """Make the application; a worker takes its time for it."""
     if multiprocessing.parent_process() is not None:
         print("loading", os.getpid(), flush=True)  # noqa: T201 - the test waits for it
-        time.sleep(2.0)
+        wait_at_gate()
     return app
 
 
-@app.get("/slow/<float:seconds>")
-def slow(seconds: float) -> dict[str, int]:
+def wait_at_gate() -> None:
+    """Wait for a file that the test makes."""
+    while not Path(os.environ["GATE"]).exists():
+        time.sleep(0.02)
+
+
+@app.get("/quick")
+def quick() -> dict[str, int]:
+    return {"pid": os.getpid()}
+
+
+@app.get("/slow")
+def slow() -> dict[str, int]:
     print("begun", flush=True)  # noqa: T201 - the test waits for it
-    time.sleep(seconds)
+    wait_at_gate()
     return {"pid": os.getpid()}
 
 

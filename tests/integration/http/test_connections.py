@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +13,28 @@ import httpx
 import orjson
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
 def serving(http: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    port = free_port()
+    port = steady_port()
     app = "tests.integration.http.connections_app:app"
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--http", http]
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--http", http,
+        "--timeout-keep-alive", "300",
+    ]  # fmt: skip
     process = subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        eventually(lambda: _ready(port), timeout_seconds=30)
+        eventually(lambda: _ready(port))
         yield port, process
         process.terminate()
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE_SECONDS) == 0
     finally:
         if process.poll() is None:
             process.kill()
@@ -51,7 +53,7 @@ def _ready(port: int) -> bool:
 
 def until_closed(port: int, data: bytes) -> bytes:
     """Send *data* and return all that comes until the server closes."""
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(data)
         return read_all(client)
 
@@ -85,7 +87,7 @@ def test_headers_that_do_not_come_to_an_end_are_not_waited_for(port: int) -> Non
 
 
 def test_headers_without_end_are_not_kept(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(b"GET / HTTP/1.1\r\nHost: h\r\nX-Long: ")
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             client.sendall(b"a" * 100_000_000)
@@ -133,35 +135,56 @@ def test_an_answer_that_nobody_reads_is_let_go_and_takes_little_memory(port: int
             clients.append(client)
         eventually(lambda: httpx.get(f"{url}/begun", trust_env=False).json() == 20)
         # 160 MB are on their way, and almost none of them wait in the process.
-        assert httpx.get(f"{url}/unsent", trust_env=False).json() < 8_000_000
-        eventually(
-            lambda: httpx.get(f"{url}/unsent", trust_env=False).json() == 0, timeout_seconds=20
+        assert (
+            httpx.get(f"{url}/unsent", trust_env=False, timeout=PATIENCE_SECONDS).json() < 8_000_000
         )
+        eventually(lambda: httpx.get(f"{url}/unsent", trust_env=False).json() == 0)
     finally:
         for client in clients:
             client.close()
-    answer = httpx.get(f"{url}/long", trust_env=False)
+    answer = httpx.get(f"{url}/long", trust_env=False, timeout=PATIENCE_SECONDS)
     assert (len(answer.content), set(answer.content)) == (8_000_000, {ord("a")})
 
 
+def asking(port: int) -> httpx.Client:
+    return httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS
+    )
+
+
+def silent(port: int) -> socket.socket:
+    """Open a connection that says nothing, which the server closes."""
+    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
+
+
+def is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
 def test_many_requests_on_one_connection_are_not_hurried(port: int) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with asking(port) as client:
         first = client.get("/peer").json()
-        for _ in range(60):
+        with silent(port) as other:
+            other.setblocking(False)
             # Longer in all than a connection may take to become a request.
-            assert client.get("/slow").status_code == 200
+            while not is_closed(other):
+                assert client.get("/slow").status_code == 200
         assert client.get("/peer").json() == first
 
 
 def test_a_connection_that_is_kept_alive_may_rest_for_as_long_as_the_server_says(port: int) -> None:
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+    with asking(port) as client:
         first = client.get("/peer").json()
-        time.sleep(3.5)  # longer than a connection may take to become a request
+        with silent(port) as other:
+            read_all(other)  # longer than a connection may take to become a request
         assert client.get("/peer").json() == first
 
 
 def test_a_line_that_begins_nothing_keeps_no_connection(port: int) -> None:
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+    with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
         client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
         assert client.recv(65_536).startswith(b"HTTP/1.1 200")
         client.sendall(b"\r\n")  # no byte of a request, but uvicorn waits for the rest
@@ -177,11 +200,12 @@ def test_half_a_request_behind_a_whole_one_is_not_waited_for() -> None:
 
 def test_what_was_sent_before_the_server_stopped_is_answered() -> None:
     with serving("httptools") as (port, process):
-        with socket.create_connection(("127.0.0.1", port), timeout=20) as client:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS) as client:
             process.terminate()
             eventually(lambda: _is_refused(port), every_seconds=0.01)
             client.sendall(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
             answer = read_all(client)
+        assert process.wait(PATIENCE_SECONDS) == 0
         assert answer.startswith(b"HTTP/1.1 200")
         assert b"connection: close" in answer
 

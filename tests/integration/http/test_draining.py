@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,17 +14,21 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS, join
 
 ROOT = Path(__file__).parents[3]
 
 
 class Server:
-    def __init__(self, port: int, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, port: int, process: subprocess.Popen[bytes], gate: Path) -> None:
         self.port = port
         self.process = process
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
+        self.gate = gate  # what lets a slow request end
+        self.client = httpx.Client(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS
+        )
 
     def ready(self) -> int:
         """The status of `/ready`, over a connection of its own."""
@@ -34,27 +39,33 @@ class Server:
         url = f"http://127.0.0.1:{self.port}/begun"
         return bool(httpx.get(url, trust_env=False).json())
 
+    def is_closed(self) -> bool:
+        """Does it take no more connections?"""
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) != 0
+
     def is_up(self) -> bool:
         return self.ready() == 200
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., Server]]:
+def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def run(*options: str, delay_seconds: float, grace_seconds: float = 25.0) -> Server:
-        port = free_port()
+    def run(*options: str, delay_seconds: float, grace_seconds: float = PATIENCE_SECONDS) -> Server:
+        port, gate = steady_port(), tmp_path / "gate"
         app = "tests.integration.http.draining_app:app"
         command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), *options]
         environment = {
             **os.environ,
             "DRAIN_DELAY": str(delay_seconds),
             "GRACE": str(grace_seconds),
+            "GATE": str(gate),
         }
         process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-        server = Server(port, process)
+        server = Server(port, process, gate)
         started.append(server)
-        eventually(server.is_up, timeout_seconds=30)
+        eventually(server.is_up)
         return server
 
     yield run
@@ -69,51 +80,56 @@ def start() -> Iterator[Callable[..., Server]]:
 def test_sigterm_drains_before_it_stops(
     start: Callable[..., Server], options: tuple[str, ...]
 ) -> None:
-    server = start(*options, delay_seconds=1.5)
-    assert server.client.get("/slow?seconds=0").headers.get("connection") != "close"
+    server = start(*options, delay_seconds=600.0)
+    assert server.client.get("/quick").headers.get("connection") != "close"
     server.process.terminate()
     eventually(lambda: server.ready() == 503)
     # Not ready, and still there: for whoever has not noticed yet.
-    answer = server.client.get("/slow?seconds=0")
+    answer = server.client.get("/quick")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    assert server.process.wait(20) == 0
+    server.process.terminate()
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_requests_in_hand_are_finished(start: Callable[..., Server]) -> None:
     server = start(delay_seconds=0.0)
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow?seconds=1.5")))
+    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow")))
     asking.start()
     eventually(server.is_busy)
     server.process.terminate()
-    asking.join(20)
+    eventually(server.is_closed)
+    server.gate.touch()
+    join(asking)
     assert [answer.status_code for answer in answers] == [200]
-    assert server.process.wait(20) == 0
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_what_outlasts_the_grace_is_told_to_ask_again(start: Callable[..., Server]) -> None:
     server = start(delay_seconds=0.5, grace_seconds=1.0)
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow?seconds=20")))
+    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow")))
     asking.start()
     eventually(server.is_busy)
     server.process.terminate()
-    asking.join(20)
+    join(asking)
     assert [answer.status_code for answer in answers] == [503]
     assert answers[0].headers["retry-after"] == "1"
-    assert server.process.wait(20) == 0
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
 def test_a_terminal_that_goes_is_a_sigterm(start: Callable[..., Server]) -> None:
     server = start(delay_seconds=0.0)
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow?seconds=1.5")))
+    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow")))
     asking.start()
     eventually(server.is_busy)
     server.process.send_signal(signal.SIGHUP)
-    asking.join(20)
+    eventually(server.is_closed)
+    server.gate.touch()
+    join(asking)
     assert [answer.status_code for answer in answers] == [200]
-    assert server.process.wait(20) == 0
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
@@ -124,4 +140,4 @@ def test_a_second_signal_skips_the_wait(
     server.process.terminate()
     eventually(lambda: server.ready() == 503)
     server.process.send_signal(second)
-    server.process.wait(20)
+    server.process.wait(PATIENCE_SECONDS)

@@ -16,8 +16,9 @@ import httpx
 import pytest
 
 from mainstay.processes import facts
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS, join
 
 ROOT = Path(__file__).parents[3]
 TARGET = "tests.integration.http.flask_app:app"
@@ -36,9 +37,13 @@ DRAINING = ("granian", "gunicorn-gthread")
 
 
 class Server:
-    def __init__(self, name: str, folder: Path, target: str = TARGET) -> None:
+    def __init__(
+        self, name: str, folder: Path, target: str = TARGET, *, drain_delay_seconds: float = 0.0
+    ) -> None:
+        self.name = name
+        self.gate = folder / "gate"  # what lets slow work end
         self.log = folder / "log"
-        self.port = free_port()
+        self.port = steady_port()
         # waitress knows no SIGTERM, and is ended by it in the midst of what it does.
         self.stops_on = signal.SIGINT if name == "waitress" else signal.SIGTERM
         command = [word.format(port=self.port, target=target) for word in SERVERS[name]]
@@ -46,16 +51,27 @@ class Server:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
-                env={**os.environ, "DRAIN_DELAY": "1.0"},
+                env={
+                    **os.environ,
+                    "DRAIN_DELAY": str(drain_delay_seconds),
+                    "GATE": str(self.gate),
+                },
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
         url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=url, trust_env=False, timeout=30)
+        self.client = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_SECONDS)
 
     def ready(self) -> int:
         """The status of `/ready`, over a connection of its own."""
         return httpx.get(f"http://127.0.0.1:{self.port}/ready", trust_env=False).status_code
+
+    def is_stopping(self) -> bool:
+        """Is it not ready any more, or does it take no more connections?"""
+        try:
+            return self.ready() == 503
+        except httpx.ConnectError:
+            return True
 
     def lines(self) -> list[dict[str, Any]]:
         found = self.log.read_bytes().splitlines()
@@ -65,13 +81,13 @@ class Server:
         self.client.close()
         if self.process.poll() is None:
             self.process.send_signal(self.stops_on)
-        self.process.wait(60)
+        self.process.wait(PATIENCE_SECONDS)
 
 
 @pytest.fixture
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     made = Server(request.param, tmp_path)
-    eventually(lambda: made.ready() == 200, timeout_seconds=60)
+    eventually(lambda: made.ready() == 200)
     yield made
     made.close()
 
@@ -117,27 +133,41 @@ def test_answers_are_the_same_on_every_server(server: Server) -> None:
 @every_server
 def test_a_request_in_hand_is_finished_when_it_is_told_to_stop(server: Server) -> None:
     answers: list[httpx.Response] = []
-    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow/1.5")))
+    asking = threading.Thread(target=lambda: answers.append(server.client.get("/slow")))
     asking.start()
     eventually(lambda: b"begun" in server.log.read_bytes())
     server.process.send_signal(server.stops_on)
-    asking.join(60)
+    if server.name != "gunicorn-sync":  # which answers nobody meanwhile
+        eventually(server.is_stopping)
+    server.gate.touch()
+    join(asking)
     assert [answer.status_code for answer in answers] == [200]
-    assert server.process.wait(60) == 0
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
-@pytest.mark.parametrize("server", DRAINING, indirect=True)
-def test_it_drains_before_it_stops(server: Server) -> None:
+@pytest.fixture(params=DRAINING)
+def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server that drains until it is told to stop once more."""
+    made = Server(request.param, tmp_path, drain_delay_seconds=600.0)
+    eventually(lambda: made.ready() == 200)
+    yield made
+    made.process.kill()
+    made.close()
+
+
+def test_it_drains_before_it_stops(patient: Server) -> None:
+    server = patient
     server.process.terminate()
     eventually(lambda: server.ready() == 503)
-    answer = server.client.get("/slow/0.0")
+    answer = server.client.get("/quick")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    assert server.process.wait(60) == 0
+    server.process.terminate()
+    assert server.process.wait(PATIENCE_SECONDS) == 0
 
 
-@pytest.mark.parametrize("server", DRAINING, indirect=True)
 @pytest.mark.parametrize("draining", [False, True])
-def test_nothing_is_left_of_one_that_is_killed(server: Server, draining: bool) -> None:
+def test_nothing_is_left_of_one_that_is_killed(patient: Server, draining: bool) -> None:
+    server = patient
     if draining:
         server.process.terminate()
         eventually(lambda: server.ready() == 503)
@@ -150,14 +180,15 @@ def test_nothing_is_left_of_one_that_is_killed(server: Server, draining: bool) -
             return True
         return False
 
-    eventually(is_gone, timeout_seconds=60)
+    eventually(is_gone)
 
 
 def test_a_worker_whose_server_is_killed_while_it_loads_ends_too(tmp_path: Path) -> None:
     server = Server("granian", tmp_path, MADE_SLOWLY)
-    eventually(lambda: b"loading" in server.log.read_bytes(), timeout_seconds=60)
+    eventually(lambda: b"loading" in server.log.read_bytes())
     server.process.kill()
+    server.gate.touch()
     server.close()
     loading = next(line for line in server.log.read_text().splitlines() if "loading" in line)
     worker = int(loading.split()[-1])
-    eventually(lambda: not facts.is_alive(worker) or facts.is_zombie(worker), timeout_seconds=60)
+    eventually(lambda: not facts.is_alive(worker) or facts.is_zombie(worker))

@@ -74,7 +74,6 @@ def test_what_no_broker_took_is_among_the_dead_letters_and_can_be_sent_again(sen
     relays.start()
     eventually(
         lambda: json.loads(run(tasks.app, "show", id, "--json"))["state"] == "failure",
-        timeout_seconds=60,
     )
     relays.close()
     (cause,) = json.loads(run(dead.app, "ls", "--json"))["causes"]

@@ -76,7 +76,7 @@ def test_a_relay_outlives_its_database(
                 sending.send(message())
         finally:
             postgres.start()
-        (after,) = eventually(lambda: sending.send(message()), timeout_seconds=20)
-        eventually(lambda: after in relaying.broker.ids, timeout_seconds=20)
+        (after,) = eventually(lambda: sending.send(message()))
+        eventually(lambda: after in relaying.broker.ids)
         assert relaying.service.lifecycle.is_progressing
     assert set(relaying.broker.ids) == {before, after}

@@ -17,6 +17,7 @@ from mainstay.resources.sqlalchemy.outbox import RelayBehind
 from mainstay.retries import Backoff
 from mainstay.testing.wait import eventually
 from tests.integration.outbox.scene import Broker, Scene, message
+from tests.waiting import PATIENCE_SECONDS, join
 
 
 @pytest.fixture
@@ -157,7 +158,7 @@ def test_two_relays_that_claim_at_a_time_claim_different_messages(address: str) 
         def publish(self, messages: Sequence[OutboxMessage]) -> list[Exception | None]:
             if threading.get_ident() not in waited:
                 waited.add(threading.get_ident())
-                both_have_claimed.wait(30)
+                both_have_claimed.wait(PATIENCE_SECONDS)
             return super().publish(messages)
 
     broker = Slow()
@@ -196,8 +197,7 @@ def test_what_is_about_one_thing_leaves_in_the_order_of_its_commits(address: str
         writers = [threading.Thread(target=write, args=(scenes[2], n)) for n in range(6)]
         for writer in writers:
             writer.start()
-        for writer in writers:
-            writer.join()
+        join(*writers)
         eventually(lambda: waiting(scenes[0]) == 0)
     for key, ids in committed.items():
         ids += [by_version[each] for each in sorted(by_version) if each[0] == key]

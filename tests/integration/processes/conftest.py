@@ -14,6 +14,7 @@ import pytest
 
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 SERVER = """
 import http.server, os, signal, threading
@@ -95,11 +96,11 @@ class Project:
         return (self.folder / "said").read_text(errors="replace")
 
     def says(self, text: str, *, times: int = 1) -> None:
-        eventually(lambda: self.said.count(text) >= times, timeout_seconds=60)
+        eventually(lambda: self.said.count(text) >= times)
 
     def ask(self, name: str, path: str = "") -> str:
         url = f"http://127.0.0.1:{self.ports[name]}/{path}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:
             return str(answer.read().decode())
 
     def processes(self) -> set[int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mainstay.processes import facts
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from tests.integration.processes.conftest import Project
@@ -20,7 +21,7 @@ def test_one_process_takes_the_place_of_the_command(project: Project) -> None:
     assert project.ask("data", "APP_SERVICE_NAME") == "data"
     assert project.ask("data", "MAINSTAY_EMBEDDED") == "0"
     running.send_signal(signal.SIGTERM)
-    assert running.wait(20) == 0
+    assert running.wait(PATIENCE_SECONDS) == 0
 
 
 def test_one_process_takes_its_port_from_the_environment(project: Project) -> None:
@@ -36,7 +37,7 @@ def test_several_processes_share_a_supervisor_and_their_lines_stay_as_they_are(
     project.says("up", times=2)
     assert project.said.startswith("up ")
     running.send_signal(signal.SIGTERM)
-    assert running.wait(20) == 0
+    assert running.wait(PATIENCE_SECONDS) == 0
     assert project.said.count("drained") == 2
     eventually(lambda: project.processes() == set())
 
@@ -46,7 +47,7 @@ def test_a_killed_supervisor_takes_everything_with_it(project: Project) -> None:
     project.says("up", times=2)
     running.kill()
     running.wait()
-    eventually(lambda: project.processes() == set(), timeout_seconds=15)
+    eventually(lambda: project.processes() == set())
 
 
 def test_servers_that_are_named_nowhere_are_exit_code_78(project: Project) -> None:

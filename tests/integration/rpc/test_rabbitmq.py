@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from mainstay.config import Settings
 from mainstay.errors import NoRoute, Overloaded, RemoteFailure
 from mainstay.resources.amqp import AmqpDeadLetters, connect
 from mainstay.rpc import Calls, Server
@@ -18,6 +17,8 @@ from mainstay.testing.ports import steady_port
 from mainstay.testing.servers import RabbitMQ
 from mainstay.testing.wait import eventually
 from tests.integration.rpc.certificates import certificate
+from tests.integration.rpc.settings import patient
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Echo:
@@ -39,10 +40,10 @@ def test_calls_go_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     }
     with RabbitMQ(config=config) as broker:
         url = broker.url.replace("amqp://", "amqps://").replace(f":{broker.port}/", f":{port}/")
-        settings = Settings(env="test", rabbitmq_url=url)
+        settings = patient(rabbitmq_url=url)
         calls = Service(settings).hold(Calls())
         with Server(settings, queue="q", target=Echo()) as served:
-            assert served.is_ready(10.0)
+            assert served.is_ready(PATIENCE_SECONDS)
             # Larger than what a TLS record, or one read, holds.
             big = "x" * 900_000
             assert [calls.call("q", data) for data in (1, big, 2)] == [1, big, 2]
@@ -52,10 +53,10 @@ def test_calls_go_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_during_an_alarm_calls_are_refused_at_once(rabbitmq: RabbitMQ, rabbitmq_url: str) -> None:
-    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    settings = patient(rabbitmq_url=rabbitmq_url)
     calls = Service(settings).hold(Calls())
     with Server(settings, queue="q", target=Echo()) as served:
-        assert served.is_ready(10.0)
+        assert served.is_ready(PATIENCE_SECONDS)
         assert calls.call("q", 1) == 1
         rabbitmq.ctl("set_disk_free_limit", "100000GB")
         try:
@@ -79,7 +80,7 @@ def test_a_queue_that_exists_otherwise_is_said_and_not_served(
 ) -> None:
     with connect(rabbitmq_url) as connection:
         connection.channel().queue_declare("q", durable=True, auto_delete=False)
-    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    settings = patient(rabbitmq_url=rabbitmq_url)
     service = Service(settings)
     calls = Service(settings).hold(Calls())
     said = b""
@@ -99,10 +100,10 @@ def test_a_queue_that_exists_otherwise_is_said_and_not_served(
 
 
 def test_a_queue_that_is_deleted_is_declared_again(rabbitmq_url: str) -> None:
-    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    settings = patient(rabbitmq_url=rabbitmq_url)
     calls = Service(settings).hold(Calls())
     with Server(settings, queue="q", target=Echo()) as served:
-        assert served.is_ready(10.0)
+        assert served.is_ready(PATIENCE_SECONDS)
         assert calls.call("q", 1) == 1
         with connect(rabbitmq_url) as connection:
             connection.channel().queue_delete("q")
@@ -111,12 +112,12 @@ def test_a_queue_that_is_deleted_is_declared_again(rabbitmq_url: str) -> None:
 
 
 def test_a_server_that_is_ready_takes_calls(rabbitmq_url: str) -> None:
-    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    settings = patient(rabbitmq_url=rabbitmq_url)
     with connect(rabbitmq_url) as connection:
         channel = connection.channel()
         for queue in ("one", "two", "three"):
             with Server(settings, queue=queue, target=Echo()) as served:
-                assert served.is_ready(10.0)
+                assert served.is_ready(PATIENCE_SECONDS)
                 assert channel.queue_declare(queue, passive=True).consumer_count == 1
 
 
@@ -130,19 +131,19 @@ class Fails:
 
 
 def test_dead_letters_are_stored_though_their_queue_was_deleted(rabbitmq_url: str) -> None:
-    settings = Settings(env="test", rabbitmq_url=rabbitmq_url)
+    settings = patient(rabbitmq_url=rabbitmq_url)
     calls, store = Service(settings).hold(Calls()), AmqpDeadLetters(rabbitmq_url)
     with Server(settings, queue="q", target=Fails(), concurrency=8) as served:
-        assert served.is_ready(10.0)
+        assert served.is_ready(PATIENCE_SECONDS)
         for names in ({f"first-{n}" for n in range(20)}, {f"second-{n}" for n in range(20)}):
             with connect(rabbitmq_url) as connection:
                 connection.channel().queue_delete("q_dlq")
             futures = [calls.submit("q", id=name, timeout_seconds=60.0) for name in names]
             for future in futures:
-                assert isinstance(future.exception(30.0), RemoteFailure)
+                assert isinstance(future.exception(PATIENCE_SECONDS), RemoteFailure)
             eventually(partial(are_stored, store, names))
-        text = served.service.metrics.exposition()[0].decode()
-        assert 'mainstay_dead_lettered_total{queue="q"} 40.0' in text
+        line = b'mainstay_dead_lettered_total{queue="q"} 40.0'
+        eventually(lambda: line in served.service.metrics.exposition()[0])
     with connect(rabbitmq_url) as connection:
         assert connection.channel().queue_declare("q", passive=True).message_count == 0
     calls.close()
@@ -150,9 +151,11 @@ def test_dead_letters_are_stored_though_their_queue_was_deleted(rabbitmq_url: st
 
 def test_dead_letters_may_be_looked_at_without_end(rabbitmq: RabbitMQ, rabbitmq_url: str) -> None:
     with Server(
-        Settings(env="test", rabbitmq_url=rabbitmq_url), queue="q", target=Echo()
+        patient(rabbitmq_url=rabbitmq_url),
+        queue="q",
+        target=Echo(),
     ) as served:
-        assert served.is_ready(10.0)
+        assert served.is_ready(PATIENCE_SECONDS)
         vhost = rabbitmq_url.rsplit("/", 1)[1]
         # RabbitMQ 4 drops a message that was delivered 20 times, where nothing else is said.
         arguments = rabbitmq.manage("GET", f"/queues/{vhost}/q_dlq")["arguments"]

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 
 from mainstay import context as contexts
-from mainstay.config import Settings
 from mainstay.context import Context
 from mainstay.rpc import Calls
 from mainstay.service import Service
 from mainstay.testing.servers import Redis
 from mainstay.testing.wait import eventually
+from tests.integration.rpc.settings import patient
+from tests.waiting import PATIENCE_SECONDS
 
 PROGRAM = """
 import time
@@ -61,7 +62,9 @@ class Process:
 
     def get(self, path: str) -> tuple[int, str]:
         [started] = eventually(lambda: self.lines("monitor_started"))
-        connection = http.client.HTTPConnection("127.0.0.1", started["port"], timeout=5)
+        connection = http.client.HTTPConnection(
+            "127.0.0.1", started["port"], timeout=PATIENCE_SECONDS
+        )
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -81,7 +84,7 @@ def process(tmp_path: Path, redis_url: str) -> Iterator[Process]:
 
 @pytest.fixture
 def calls(redis_url: str) -> Iterator[Calls]:
-    held = Service(Settings(env="test", redis_url=redis_url)).hold(Calls())
+    held = Service(patient(redis_url=redis_url)).hold(Calls())
     yield held
     held.close()
 
@@ -97,13 +100,15 @@ def test_it_tells_of_itself_and_ends_in_order(process: Process, calls: Calls) ->
     assert line["duration_ms"] >= 0
     for path in ("/health", "/ready", "/healthz"):
         assert process.get(path)[0] == 200, process.get(path)
-    _, metrics = process.get("/metrics")
-    assert 'mainstay_call_duration_seconds_count{outcome="done",queue="q",side="server"}' in metrics
-    assert 'mainstay_queue_messages{queue="q",state="ready"} 0.0' in metrics
-    assert 'mainstay_dead_letters{queue="q"} 0.0' in metrics
+    for number in (
+        'mainstay_call_duration_seconds_count{outcome="done",queue="q",side="server"}',
+        'mainstay_queue_messages{queue="q",state="ready"} 0.0',
+        'mainstay_dead_letters{queue="q"} 0.0',
+    ):
+        eventually(lambda number=number: number in process.get("/metrics")[1])  # type: ignore[misc] # bound now
     eventually(process.heartbeat.exists)
     process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(10) == 0
+    assert process.popen.wait(PATIENCE_SECONDS) == 0
     assert process.lines("startup_success")
     assert process.lines("shutting_down")
 
@@ -112,12 +117,12 @@ def test_a_server_whose_hands_hang_says_that_it_is_stuck(process: Process, calls
     eventually(lambda: calls.call("q", 1) == 1)
     for _ in range(2):
         calls.submit("q", "hang")
-    eventually(lambda: process.get("/healthz")[0] == 503, timeout_seconds=20.0, every_seconds=0.5)
+    eventually(lambda: process.get("/healthz")[0] == 503, every_seconds=0.5)
     status, body = process.get("/healthz")
     assert (status, json.loads(body)["checks"]["calls:q"]["status"]) == (503, "unhealthy")
     # It ends all the same, long before they do, and gives back what it could not finish.
     process.popen.send_signal(signal.SIGTERM)
-    assert process.popen.wait(60) == 0
+    assert process.popen.wait(PATIENCE_SECONDS) == 0
     assert calls.depth("q")["queue"] is not None
 
 

@@ -151,7 +151,6 @@ def test_what_is_somebody_elses_by_now_is_not_buried(client: redis.Redis, channe
     assert (letters(client), client.llen("q"), told) == ([], 0, [])
 
 
-@pytest.mark.timeout(60)
 def test_what_was_moved_for_an_answer_that_was_lost_goes_back(
     client: redis.Redis, redis_url: str
 ) -> None:
@@ -170,7 +169,7 @@ def test_what_was_moved_for_an_answer_that_was_lost_goes_back(
             cycle.on_poll_start()
     with Connection(redis_url, transport=Transport) as connection:
         other: Any = connection.channel()
-        eventually(lambda: other.reclaim() or client.llen("q") == 1, timeout_seconds=30)
+        eventually(lambda: other.reclaim() or client.llen("q") == 1)
     assert (held, in_flight(client)) == ([], 0)
 
 
@@ -222,7 +221,6 @@ def mailbox(url: str) -> Iterator[tuple[Any, Callable[[], object], list[object]]
             yield channel, partial(publish, {"method": "ping"}, exchange=control), read
 
 
-@pytest.mark.timeout(30)
 def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
     with mailbox(redis_url) as (channel, ping, read):
         ping()
@@ -231,7 +229,6 @@ def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:
     assert read == [{"method": "ping"}]
 
 
-@pytest.mark.timeout(30)
 def test_a_text_of_any_depth_in_the_mailbox_is_passed_over(
     client: redis.Redis, redis_url: str
 ) -> None:

@@ -98,7 +98,7 @@ def test_a_killed_test_process_leaves_no_server_behind(tmp_path: Path) -> None:
         server = int(tests.stdout.readline())
         assert facts.is_alive(server)
         tests.send_signal(signal.SIGKILL)
-    eventually(lambda: not facts.is_alive(server), timeout_seconds=15)
+    eventually(lambda: not facts.is_alive(server))
 
 
 def test_each_test_gets_an_empty_redis(redis_server: Redis, redis_url: str) -> None:

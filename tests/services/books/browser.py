@@ -14,12 +14,16 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    expect,
     sync_playwright,
 )
 
 from mainstay.testing.plugin import leave_out
+from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["Visitor", "chromium"]
+
+expect.set_options(timeout=1000 * PATIENCE_SECONDS)
 
 _PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 _OPTIONS = [
@@ -66,7 +70,7 @@ class Visitor:
             locale=language, viewport={"width": width, "height": 800}
         )
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(1000 * PATIENCE_SECONDS)
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.on("request", self._on_request)

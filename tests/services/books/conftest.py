@@ -11,7 +11,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.servers import PostgreSQL, Redis
 from mainstay.testing.wait import eventually
 from tests.services.books.browser import chromium
@@ -24,7 +24,7 @@ Follow = Callable[[str], dict[str, Any]]
 @pytest.fixture(scope="session")
 def embedded_platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("embedded")
-    ports = [free_port() for _ in range(2)]
+    ports = [steady_port() for _ in range(2)]
     write_project(folder, ports)
     with on_embedded(folder, ports) as platform:
         yield platform
@@ -35,7 +35,7 @@ def real_platform(
     tmp_path_factory: pytest.TempPathFactory, redis_server: Redis, postgres: PostgreSQL
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("real")
-    ports = [free_port() for _ in range(2)]
+    ports = [steady_port() for _ in range(2)]
     write_project(folder, ports)
     with on_servers(
         folder,
@@ -46,7 +46,6 @@ def real_platform(
         CELERY_BROKER_URL=redis_server.url,
         CELERY_RESULT_BACKEND=redis_server.url,
         FLASK_SECRET_KEY=secrets.token_hex(32),
-        APP_REQUEST_TIMEOUT_SECONDS="5",
     ) as platform:
         yield platform
 
@@ -78,7 +77,7 @@ def follow(client: httpx.Client) -> Follow:
             status.update(client.get(f"{API}/importer/status/{task_id}").json())
             return status["state"] in ("SUCCESS", "FAILURE", "REVOKED")
 
-        eventually(is_over, timeout_seconds=60)
+        eventually(is_over)
         return status
 
     return to_the_end

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.services.books.browser import Visitor
 from tests.services.books.platform import API
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 Visit = Callable[..., Visitor]
 
@@ -33,7 +34,7 @@ HOSTILE = [
 @pytest.fixture
 def api(embedded_platform: Platform) -> Iterator[httpx.Client]:
     """The API, without a row."""
-    with httpx.Client(base_url=embedded_platform.url + API, timeout=30) as client:
+    with httpx.Client(base_url=embedded_platform.url + API, timeout=PATIENCE_SECONDS) as client:
         for rows in ("/types/", "/groups/"):
             for row in client.get(rows).json()["items"]:
                 assert client.delete(f"{rows}{row['id']}").status_code == 204

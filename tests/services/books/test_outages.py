@@ -5,61 +5,48 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import psycopg
 import pytest
 
+from mainstay.processes import facts
 from mainstay.testing.wait import eventually
 from tests.services.books.platform import API
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 FINAL = ("SUCCESS", "FAILURE")
 AT_ONCE, BATCH = 20, 3_000
-KILL_EVERY_SECONDS, KILLS = 1.0, 8
+KILLS = 8
 
 
 @pytest.fixture
 def client(real_platform: Platform) -> Iterator[httpx.Client]:
     with httpx.Client(
-        base_url=real_platform.url, headers=real_platform.headers, timeout=30
+        base_url=real_platform.url, headers=real_platform.headers, timeout=PATIENCE_SECONDS
     ) as client:
         yield client
 
 
-@contextmanager
-def killing(platform: Platform) -> Iterator[list[int]]:
-    """Kill a process of the worker every second: a child, or every fifth time the main one."""
-    killed: list[int] = []
-    over = threading.Event()
+def kill_one(platform: Platform, *, is_main: bool) -> None:
+    """Kill the main process of the worker, or the first of its children."""
 
-    def kill() -> None:
-        for second in itertools.count(1):
-            if over.wait(KILL_EVERY_SECONDS):
-                return
-            main, *children = sorted(platform.pids("books.worker")) or [0]
-            victim = main if second % 5 == 0 else random.choice(children or [0])
-            if victim:
-                with suppress(ProcessLookupError):
-                    os.kill(victim, signal.SIGKILL)
-                    killed.append(victim)
+    def family() -> list[int]:
+        pids = platform.pids("books.worker")
+        mains = [pid for pid in pids if facts.parent(pid) not in pids]
+        return [*mains, *sorted(set(pids) - set(mains))]
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    try:
-        yield killed
-    finally:
-        over.set()
-        killer.join()
+    eventually(lambda: len(family()) > 1)
+    with suppress(ProcessLookupError):
+        os.kill(family()[0 if is_main else 1], signal.SIGKILL)
 
 
 def test_everything_that_was_accepted_is_done_or_dead_and_never_goes_back(
@@ -85,22 +72,26 @@ def test_everything_that_was_accepted_is_done_or_dead_and_never_goes_back(
         pending.difference_update([id for id in sorted(pending) if watch(id)])
         return not pending
 
-    with killing(real_platform) as killed:
-        while len(killed) < KILLS:
-            body = {"source": "shelf", "enqueue": True, "records": records}
-            queued = client.post(f"{API}/importer/ingest", json=body)
-            under_way = client.post(f"{API}/importer/progress", json={"records": batch})
-            assert (queued.status_code, under_way.status_code) == (202, 202)
-            sent = {task["task_id"] for task in queued.json()["tasks"]}
-            sent.add(under_way.json()["task_id"])
-            accepted |= sent
-            pending |= sent
-            are_over()
+    def has_begun(id: str) -> bool:
+        return bool(client.get(f"{API}/importer/status/{id}").json()["state"] != "PENDING")
+
+    for number in range(1, KILLS + 1):
+        body = {"source": "shelf", "enqueue": True, "records": records}
+        queued = client.post(f"{API}/importer/ingest", json=body)
+        under_way = client.post(f"{API}/importer/progress", json={"records": batch})
+        assert (queued.status_code, under_way.status_code) == (202, 202)
+        sent = {task["task_id"] for task in queued.json()["tasks"]}
+        sent.add(under_way.json()["task_id"])
+        accepted |= sent
+        pending |= sent
+        eventually(lambda sent=sent: any(has_begun(id) for id in sent))  # type: ignore[misc] # bound now
+        kill_one(real_platform, is_main=number % 4 == 0)
+        are_over()
     eventually(are_over, timeout_seconds=180, every_seconds=0.2)
     states = [client.get(f"{API}/importer/status/{id}").json()["state"] for id in accepted]
     done, dead = states.count("SUCCESS"), states.count("FAILURE")
     assert done + dead == len(states)
-    sys.stdout.write(f"{done} done, {dead} dead, {len(killed)} processes killed\n")
+    sys.stdout.write(f"{done} done, {dead} dead, {KILLS} processes killed\n")
 
 
 def held_open(url: str) -> list[Any]:
@@ -121,6 +112,8 @@ def test_no_transaction_is_left_open_by_bad_requests(
     def asked(method: str, path: str, body: object = None) -> Callable[[], int]:
         return lambda: client.request(method, f"{API}{path}", json=body).status_code
 
+    parts = itertools.cycle([0, 20, len(json.dumps({"name": "x" * 200}))])
+
     def gone() -> int:
         """Ask, and go away before the answer; or in the middle of the question."""
         token = real_platform.token
@@ -130,7 +123,7 @@ def test_no_transaction_is_left_open_by_bad_requests(
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         ).encode()
         with socket.create_connection(("127.0.0.1", real_platform.ports[0])) as connection:
-            connection.sendall(head + body[: random.choice([0, 20, len(body)])])
+            connection.sendall(head + body[: next(parts)])
         return 0
 
     kinds = [

@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import secrets
 import sqlite3
-import time
 from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.servers import Redis
 from mainstay.testing.wait import eventually
 from tests.services import commands
 from tests.services.books.platform import API, SERVICE
 from tests.services.platform import environment
+from tests.waiting import PATIENCE_SECONDS
 
 running = partial(commands.running, SERVICE)
 STATES = """
@@ -54,13 +54,13 @@ def test_flask_runs_it_on_sqlite_and_with_eager_tasks(tmp_path: Path) -> None:
     env = environ(tmp_path, "redis://127.0.0.1:1", CELERY_TASK_ALWAYS_EAGER="1")
     assert "Groups and types" in do(env, "flask", "--app", "books.app", "db", "upgrade")
     assert "agree" in do(env, "flask", "--app", "books.app", "db", "check")
-    port = free_port()
+    port = steady_port()
     command = ("flask", "--app", "books.app", "run", "--port", str(port))
     with (
         running(env, tmp_path / "log", *command),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
     ):
-        eventually(lambda: client.get("/readyz").status_code, timeout_seconds=60)
+        eventually(lambda: client.get("/readyz").status_code)
         row = {"id": 1, "name": "Texts", "comment": None}
         assert client.post(f"{API}/groups/", json=row).status_code == 201
         assert client.get(f"{API}/groups/").json() == {"items": [row], "total": 1}
@@ -97,10 +97,10 @@ def test_a_worker_takes_the_queues_that_it_is_given(tmp_path: Path, redis_server
         return ("celery", "-A", "books.worker", "worker", "--queues", queue, "--concurrency", "1")
 
     with running(env, tmp_path / "gpu.log", *worker("gpu")):
-        eventually(lambda: states()[1:] == ["success", "success"], timeout_seconds=60)
+        eventually(lambda: states()[1:] == ["success", "success"])
         assert states()[0] == "waiting"
     with running(env, tmp_path / "cpu.log", *worker("cpu")):
-        eventually(lambda: states()[0] == "success", timeout_seconds=60)
+        eventually(lambda: states()[0] == "success")
 
 
 SEND_BATCH = """
@@ -126,13 +126,12 @@ def test_a_batch_that_is_begun_again_tells_no_less_than_before(
             return state, json.loads(progress or "{}").get("current", 0)
 
         with running(dying, tmp_path / "dying.log", *worker) as first:
-            eventually(lambda: status()[1] == 5_000, timeout_seconds=60)
+            eventually(lambda: status()[1] == 5_000)
             first.kill()
         with running(env, tmp_path / "second.log", *worker):
             told = [status()]
             while told[-1][0] not in ("success", "failure"):
                 told.append(status())
-                time.sleep(0.002)
         assert told[-1][0] == "success"
         assert {current for _, current in told} == {5_000}
     rows.close()

@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, expect
 from tests.services.books.browser import Visitor
 from tests.services.books.platform import API
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -25,7 +26,8 @@ from tests.services.platform import Platform
     ],
 )
 def test_what_shows_rows_needs_a_token(real_platform: Platform, path: str, status: int) -> None:
-    assert httpx.get(real_platform.url + path).status_code == status
+    answer = httpx.get(real_platform.url + path, timeout=PATIENCE_SECONDS)
+    assert answer.status_code == status
 
 
 def test_a_page_asks_for_a_token_and_keeps_it(real_platform: Platform, browser: Browser) -> None:

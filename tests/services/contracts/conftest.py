@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.servers import PostgreSQL, RabbitMQ
 from tests.services.contracts.platform import Receiver, write_project
 from tests.services.platform import Platform, on_embedded, on_servers
@@ -24,7 +24,7 @@ def embedded_platform(
     tmp_path_factory: pytest.TempPathFactory, receiver: Receiver
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("embedded")
-    ports = [free_port() for _ in range(2)]
+    ports = [steady_port() for _ in range(2)]
     write_project(folder, ports)
     with on_embedded(folder, ports, APP_NOTIFY_URL=receiver.url) as platform:
         yield platform
@@ -38,7 +38,7 @@ def real_platform(
     postgres: PostgreSQL,
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("real")
-    ports = [free_port() for _ in range(2)]
+    ports = [steady_port() for _ in range(2)]
     write_project(folder, ports)
     rabbitmq.create_vhost("contracts")
     with on_servers(

@@ -16,6 +16,7 @@ import httpx
 from mainstay.testing.wait import eventually
 from tests.services import commands
 from tests.services.platform import SERVICES, write_service
+from tests.waiting import join
 
 __all__ = ["API", "Receiver", "do", "ended", "running", "steps", "write_project"]
 
@@ -87,7 +88,7 @@ class Receiver:
 
     def close(self) -> None:
         self._server.shutdown()
-        self._thread.join()
+        join(self._thread)
         self._server.server_close()
 
 

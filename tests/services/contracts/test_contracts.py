@@ -214,14 +214,19 @@ def test_each_turn_of_a_step_is_logged_under_the_id_of_the_request(
     headers = {"X-Correlation-ID": uuid4().hex}
     id = client.post(API, json=ROOF, headers=headers).json()["id"]
     ended(client, id)
-    lines = platform.lines(correlation_id=headers["X-Correlation-ID"], service="contracts")
+
+    def lines() -> list[dict[str, Any]]:
+        return platform.lines(correlation_id=headers["X-Correlation-ID"], service="contracts")
+
+    # A turn has its last line when its end can be seen already.
+    eventually(lambda: sum(line.get("event") == "task" for line in lines()) >= 3)
     turns = [
         (line["event"], line["name"])
-        for line in lines
+        for line in lines()
         if line.get("event") in ("task", "task_started")
     ]
     names = [f"contracts.{name}" for name in ("validate", "render", "notify")]
     assert sorted(turns) == sorted(
         [("task", name) for name in names] + [("task_started", name) for name in names]
     )
-    assert all(line["task_id"] and line["attempt"] == 1 for line in lines if "name" in line)
+    assert all(line["task_id"] and line["attempt"] == 1 for line in lines() if "name" in line)

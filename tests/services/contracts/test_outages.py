@@ -13,10 +13,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.services.contracts.platform import API, Receiver, do, ended, running, steps
 from tests.services.platform import environment
+from tests.waiting import PATIENCE_SECONDS
 
 Env = dict[str, str]
 ROOF = {"title": "Roof", "customer": "Ann", "amount": 1200.5, "currency": "EUR"}
@@ -43,13 +44,13 @@ def env(request: pytest.FixtureRequest, receiver: Receiver) -> Env:
 
 @contextmanager
 def serving(env: Env, log: Path) -> Iterator[httpx.Client]:
-    port = free_port()
+    port = steady_port()
     command = ("flask", "--app", "contracts.app", "run", "--port", str(port))
     with (
         running(env, log, *command),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
     ):
-        eventually(lambda: client.get("/readyz").status_code, timeout_seconds=60)
+        eventually(lambda: client.get("/readyz").status_code)
         yield client
 
 

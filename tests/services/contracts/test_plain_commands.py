@@ -9,11 +9,12 @@ import pytest
 
 from contracts.app import create_app
 from contracts.config.celery_settings import Settings
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.tasks.celery import get_celery_app
 from mainstay.testing.wait import eventually
 from tests.services.contracts.platform import API, do, ended, running, steps
 from tests.services.platform import environment
+from tests.waiting import PATIENCE_SECONDS
 
 NOWHERE = "redis://127.0.0.1:1"
 NEEDED = ("DATABASE_URL", "CELERY_BROKER_URL")
@@ -39,13 +40,13 @@ def test_flask_runs_it_on_sqlite_and_with_eager_tasks(tmp_path: Path) -> None:
     )
     assert "Contracts" in do(env, "flask", "--app", "contracts.app", "db", "upgrade")
     assert "agree" in do(env, "flask", "--app", "contracts.app", "db", "check")
-    port = free_port()
+    port = steady_port()
     command = ("flask", "--app", "contracts.app", "run", "--port", str(port))
     with (
         running(env, tmp_path / "log", *command),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
     ):
-        eventually(lambda: client.get("/readyz").status_code, timeout_seconds=60)
+        eventually(lambda: client.get("/readyz").status_code)
         roof = {"title": "Roof", "customer": "Ann", "amount": 1200, "currency": "JPY"}
         good = client.post(API, json=roof)
         assert good.status_code == 202, good.text
@@ -86,12 +87,12 @@ def test_a_contract_that_failed_has_failed_when_its_steps_are_forgotten(tmp_path
     )
     flask = ("flask", "--app", "contracts.app")
     do(env, *flask, "db", "upgrade")
-    port = free_port()
+    port = steady_port()
     with (
         running(env, tmp_path / "log", *flask, "run", "--port", str(port)),
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=PATIENCE_SECONDS) as client,
     ):
-        eventually(lambda: client.get("/readyz").status_code, timeout_seconds=60)
+        eventually(lambda: client.get("/readyz").status_code)
         roof = {"title": "Roof", "customer": "Ann", "amount": 0.5}
         failed, active = (
             client.post(API, json=roof | {"currency": currency}).json()["id"]
@@ -106,7 +107,7 @@ def test_a_contract_that_failed_has_failed_when_its_steps_are_forgotten(tmp_path
 
         assert client.get(f"{API}/{failed}").json()["status"] == "failed"
         assert client.get(f"{API}/{active}").json()["status"] == "active"
-        eventually(is_forgotten, timeout_seconds=60)
+        eventually(is_forgotten)
         assert client.get(f"{API}/{failed}").json()["status"] == "failed"
         assert client.get(f"{API}/{active}").json()["status"] == "active"
         assert client.post(f"{API}/{failed}/retry").status_code == 409
@@ -141,7 +142,7 @@ def test_celery_shows_queues_and_tasks_and_beats(
         running(env, tmp_path / "worker.log", *celery, "worker", "--concurrency", "1"),
         running(env, beat, *celery, "beat"),
     ):
-        eventually(lambda: do(env, *celery, "inspect", "ping"), timeout_seconds=60)
+        eventually(lambda: do(env, *celery, "inspect", "ping"))
         queues = do(env, *celery, "inspect", "active_queues")
         for queue in ("contracts", "contracts_documents"):
             assert f"'{queue}'" in queues
@@ -149,7 +150,7 @@ def test_celery_shows_queues_and_tasks_and_beats(
         registered = do(env, *celery, "inspect", "registered")
         for step in ("validate", "render", "notify"):
             assert f"contracts.{step}" in registered
-        eventually(lambda: "startup_success" in beat.read_text(), timeout_seconds=60)
+        eventually(lambda: "startup_success" in beat.read_text())
 
 
 COMMANDS = {

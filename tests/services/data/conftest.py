@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.testing.otlp import OtlpReceiver
 from mainstay.testing.servers import PostgreSQL, RabbitMQ, Redis
 from tests.services.data.platform import write_project
@@ -24,7 +24,7 @@ def embedded_platform(
     tmp_path_factory: pytest.TempPathFactory, telemetry: OtlpReceiver
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("embedded")
-    ports = [free_port() for _ in range(3)]
+    ports = [steady_port() for _ in range(3)]
     write_project(folder, ports)
     with on_embedded(folder, ports, **_telling(telemetry)) as platform:
         yield platform
@@ -39,7 +39,7 @@ def real_platform(
     postgres: PostgreSQL,
 ) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("real")
-    ports = [free_port() for _ in range(3)]
+    ports = [steady_port() for _ in range(3)]
     write_project(folder, ports)
     rabbitmq.create_vhost("platform")
     with on_servers(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from tests.services.commands import do
 from tests.services.data.platform import write_project
 from tests.services.platform import environment
@@ -83,7 +83,7 @@ BAD: dict[str, tuple[str, dict[str, str], list[str]]] = {
 
 def refused(folder: Path, process: str, env: dict[str, str]) -> str:
     """Start *process*, which must not start, and return what it says."""
-    write_project(folder, [free_port() for _ in range(3)])
+    write_project(folder, [steady_port() for _ in range(3)])
     ended = do(folder, env, "mainstay", "run", process, exit_code=78)
     assert CANARY not in ended.stdout + ended.stderr
     assert "Traceback" not in ended.stderr

@@ -36,7 +36,7 @@ async def test_a_hundred_keys_of_ten_clients_each_have_one_effect_each(
     answers: dict[int, list[httpx.Response]] = {key: [] for key in range(100)}
     at_a_time = asyncio.Semaphore(50)
     async with httpx.AsyncClient(
-        base_url=platform.url, headers=platform.headers, timeout=120
+        base_url=platform.url, headers=platform.headers, timeout=600
     ) as many:
 
         async def send(key: int) -> None:
@@ -60,7 +60,6 @@ async def test_a_hundred_keys_of_ten_clients_each_have_one_effect_each(
     if path.endswith("async"):
         eventually(
             lambda: all(row["task_status"] == "Success" for row in records_of(client, marker)),
-            timeout_seconds=60,
             every_seconds=0.5,
         )
 

@@ -17,6 +17,7 @@ from tests.services.commands import do
 from tests.services.data.platform import API
 from tests.services.data.test_processing import finished
 from tests.services.platform import Platform, environment
+from tests.waiting import PATIENCE_SECONDS
 
 
 def printed(platform: Platform, *command: str) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def test_messages_that_nobody_can_read_are_dead_letters_and_work_goes_on(
             causes(embedded_platform, "data_tasks") and causes(embedded_platform, "data_queue")
         )
 
-    assert eventually(buried, timeout_seconds=30, every_seconds=0.3)
+    assert eventually(buried, every_seconds=0.3)
     (cause,) = causes(embedded_platform, "data_queue")
     assert (cause["kind"], cause["count"]) == ("call", 1)
     assert cause["reason"].startswith("decode:")
@@ -68,11 +69,13 @@ def test_messages_that_nobody_can_read_are_dead_letters_and_work_goes_on(
         assert discarded.returncode == 0, discarded.stderr
         assert causes(embedded_platform, queue) == []
 
-    assert httpx.post(f"{address}{API}/data/process", json={"payload": 1}).status_code == 200
+    assert httpx.post(
+        f"{address}{API}/data/process", json={"payload": 1}, timeout=PATIENCE_SECONDS
+    ).is_success
 
 
 def test_tasks_can_be_listed_and_shown(embedded_platform: Platform, address: str) -> None:
-    with httpx.Client(base_url=address) as client:
+    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
         task_id = client.post(f"{API}/data/process-async", json={"payload": 1}).json()["task_id"]
         finished(client, task_id)
     listed = printed(embedded_platform, "tasks", "ls")
@@ -113,8 +116,8 @@ def test_plain_celery_and_alembic_work_in_the_services_folder(
     embedded_platform: Platform,
 ) -> None:
     folder = embedded_platform.folder / "services" / "data"
-    inspect = ("celery", "-A", "data.worker:celery_app", "inspect", "ping", "--timeout", "5")
-    do(folder, environment(), *inspect)
+    inspect = ("celery", "-A", "data.worker:celery_app", "inspect", "ping")
+    eventually(lambda: do(folder, environment(), *inspect))
     do(folder, environment(), "alembic", "current")
 
 
@@ -125,7 +128,7 @@ def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
     for pid in worker:
         os.kill(pid, signal.SIGSTOP)
     try:
-        with httpx.Client(base_url=address) as client:
+        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
             body = {"payload": 1, "description": "square"}
             task_id = client.post(f"{API}/data/process-async", json=body).json()["task_id"]
             revoked = embedded_platform.run("tasks", "revoke", task_id)
@@ -144,7 +147,7 @@ def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
 def test_a_call_that_nobody_answers_is_a_504_and_without_a_server_a_503(
     embedded_platform: Platform, address: str
 ) -> None:
-    with httpx.Client(base_url=address, timeout=30) as client:
+    with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
 
         def post(**headers: str) -> httpx.Response:
             return client.post(f"{API}/data/process", json={"payload": 1}, headers=headers)
@@ -162,9 +165,9 @@ def test_a_call_that_nobody_answers_is_a_504_and_without_a_server_a_503(
                 assert answer.status_code == 503
                 return answer
 
-            gone = eventually(is_known_to_be_gone, timeout_seconds=30)
+            gone = eventually(is_known_to_be_gone)
             assert int(gone.headers["retry-after"]) >= 1
         finally:
             for pid in server:
                 os.kill(pid, signal.SIGCONT)
-        assert eventually(lambda: post().status_code == 200, timeout_seconds=30)
+        assert eventually(lambda: post().status_code == 200)

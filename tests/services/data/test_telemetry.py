@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from typing import Any
 
 import httpx
 
@@ -33,7 +34,7 @@ def test_one_correlation_id_and_one_trace_go_through_api_call_and_task(
         assert {fields["trace_id"] for fields in lines} == {trace_id}
         return {fields["logger"] for fields in lines} >= LOGGERS
 
-    assert eventually(processes, timeout_seconds=30)
+    assert eventually(processes)
 
     def names() -> bool:
         spans = [span for span in telemetry.spans if span.trace_id.hex() == trace_id]
@@ -46,7 +47,7 @@ def test_one_correlation_id_and_one_trace_go_through_api_call_and_task(
         assert any("data.process" in name for name in found)
         return any("db.system.name" in attributes(span.attributes) for span in spans)
 
-    assert eventually(names, timeout_seconds=30)
+    assert eventually(names)
 
 
 def test_every_process_measures_what_it_did(platform: Platform, client: httpx.Client) -> None:
@@ -76,12 +77,11 @@ def test_every_process_measures_what_it_did(platform: Platform, client: httpx.Cl
 
 
 def test_every_process_says_that_it_started(platform: Platform) -> None:
-    started = platform.lines(event="startup_success")
-    assert {line["process"] for line in started} == {
-        "api",
-        "worker",
-        "dataservice",
-    }
-    for line in started:
+    def started() -> list[dict[str, Any]]:
+        return platform.lines(event="startup_success")
+
+    names = {"api", "worker", "dataservice"}
+    eventually(lambda: {line["process"] for line in started()} == names)
+    for line in started():
         assert (line["service"], line["level"]) == ("data", "info")
         assert {"ts", "logger", "instance", "env", "msg"} <= line.keys()

@@ -7,10 +7,11 @@ import httpx
 from tests.services.data.platform import API
 from tests.services.data.test_bad_input import is_problem
 from tests.services.platform import Platform
+from tests.waiting import PATIENCE_SECONDS
 
 
 def test_what_changes_or_shows_data_needs_a_token(real_platform: Platform) -> None:
-    with httpx.Client(base_url=real_platform.url) as nobody:
+    with httpx.Client(base_url=real_platform.url, timeout=PATIENCE_SECONDS) as nobody:
         for method, path in [
             ("POST", f"{API}/data/process"),
             ("POST", f"{API}/data/process-async"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from mainstay.cli import app
 from mainstay.processes import manifest
 from mainstay.processes.environment import heartbeat_file
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.processes.state import state_folder
 
 
@@ -89,7 +90,7 @@ def test_a_process_that_says_so_is_unhealthy(project: Path, process: Process, pa
 def test_a_process_that_does_not_answer_is_unhealthy(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("APP_METRICS_PORT", str(free_port()))
+    monkeypatch.setenv("APP_METRICS_PORT", str(steady_port()))
     result = CliRunner().invoke(app, ["health", "worker"])
     assert result.exit_code == 1
     assert "does not answer" in result.output
@@ -104,4 +105,4 @@ def test_a_process_whose_heart_has_stopped_is_unhealthy_though_it_answers(projec
     os.utime(beat, (time.time() - 60, time.time() - 60))
     result = CliRunner().invoke(app, ["health"])
     assert result.exit_code == 1
-    assert "no heartbeat for 60 s" in result.output
+    assert re.search(r"no heartbeat for \d+ s", result.output)

@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from mainstay.cli import app
 from mainstay.errors import Misconfigured
+from tests.waiting import PATIENCE_SECONDS
 
 CANARY = "canary-5e1f0c2b"
 MANIFEST = """
@@ -177,7 +178,7 @@ def test_bad_configuration_is_exit_code_78(project: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 78
     assert "ORDERS_PORT" in done.stderr

@@ -12,6 +12,7 @@ import pytest
 
 from mainstay.processes.leash import SERVERS, Leash
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 # Holds a group with a child of its own, says its number, and then waits to be killed.
 HOLDER = """
@@ -103,7 +104,7 @@ def test_what_is_released_lives_on(sleeper: subprocess.Popen[bytes]) -> None:
 def test_a_leash_that_was_killed_is_replaced_and_told_everything(
     sleeper: subprocess.Popen[bytes],
 ) -> None:
-    leash = Leash(patience_seconds=1.0)
+    leash = Leash(patience_seconds=PATIENCE_SECONDS)
     leash.hold(sleeper.pid, SERVERS)
     first = leash.pid
     assert first is not None
@@ -112,7 +113,7 @@ def test_a_leash_that_was_killed_is_replaced_and_told_everything(
     leash.hold(sleeper.pid, SERVERS)
     assert leash.pid != first
     leash.close()
-    assert sleeper.wait(5) == -signal.SIGTERM
+    assert sleeper.wait(PATIENCE_SECONDS) == -signal.SIGTERM
 
 
 def test_a_leash_may_be_closed_twice() -> None:
@@ -134,10 +135,10 @@ def test_servers_end_after_the_processes_that_use_them(
     with user:
         assert user.stdout is not None
         user.stdout.readline()
-        leash = Leash()
+        leash = Leash(patience_seconds=PATIENCE_SECONDS)
         leash.hold(sleeper.pid, SERVERS)
         leash.hold(user.pid)
         leash.close()
-        user.wait(5)
+        user.wait(PATIENCE_SECONDS)
     assert seen.read_text() == "there\n"
-    assert sleeper.wait(5) == -signal.SIGTERM
+    assert sleeper.wait(PATIENCE_SECONDS) == -signal.SIGTERM

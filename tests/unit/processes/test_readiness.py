@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from mainstay.processes.ports import free_port
+from mainstay.processes.ports import steady_port
 from mainstay.processes.readiness import Answer, ask, wait_until_ready
+from tests.waiting import join
 
 READY, NOT_YET, NOBODY = Answer(200, ""), Answer(503, ""), Answer(None, "refused")
 
@@ -31,7 +32,7 @@ def port() -> Iterator[int]:
         thread.start()
         yield server.server_port
         server.shutdown()
-        thread.join()
+        join(thread)
 
 
 def test_a_port_is_asked_over_http(port: int) -> None:
@@ -44,7 +45,7 @@ def test_a_program_without_the_route_counts_as_ready(port: int) -> None:
 
 
 def test_a_port_that_nobody_listens_on_is_no_error() -> None:
-    found = ask(free_port())
+    found = ask(steady_port())
     assert found.status is None
     assert "refused" in found.text
 

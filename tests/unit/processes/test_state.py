@@ -19,6 +19,7 @@ from mainstay.processes.state import (
     state_folder,
     write_private,
 )
+from tests.waiting import PATIENCE_SECONDS, join
 
 
 def test_the_state_folder_is_private_and_no_part_of_the_repository(tmp_path: Path) -> None:
@@ -91,7 +92,7 @@ def test_the_lock_of_a_killed_holder_is_free(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert (tmp_path / "lock").exists()
     lock = Lock(tmp_path)
-    lock.take(patience_seconds=0.05)
+    lock.take(patience_seconds=PATIENCE_SECONDS)
     lock.release()
 
 
@@ -103,7 +104,7 @@ def test_only_one_of_many_who_come_at_once_holds_the_lock(tmp_path: Path) -> Non
         nonlocal inside, most
         for _ in range(20):
             lock = Lock(tmp_path)
-            lock.take(patience_seconds=30)
+            lock.take(patience_seconds=PATIENCE_SECONDS)
             with guard:
                 inside += 1
                 most = max(most, inside)
@@ -114,6 +115,5 @@ def test_only_one_of_many_who_come_at_once_holds_the_lock(tmp_path: Path) -> Non
     threads = [threading.Thread(target=take_often) for _ in range(3)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert most == 1

@@ -19,6 +19,7 @@ from mainstay.processes.leash import Leash
 from mainstay.processes.output import Output
 from mainstay.processes.supervisor import Launch, Supervisor, backoff_seconds, describe_end
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS, join
 
 
 class Running:
@@ -27,9 +28,9 @@ class Running:
     def __init__(self, folder: Path, scripts: dict[str, str], **options: Any) -> None:
         self.said = io.BytesIO()
         self.code: int | None = None
-        self.leash = Leash(patience_seconds=1.0)
+        self.leash = Leash(patience_seconds=PATIENCE_SECONDS)
         output = Output(scripts, colour=False, stream=self.said)
-        patience_seconds = options.pop("patience_seconds", 10.0)
+        patience_seconds = options.pop("patience_seconds", PATIENCE_SECONDS)
         first = options.pop("stops_first", ())
         self.supervisor = Supervisor(
             [
@@ -66,8 +67,7 @@ class Running:
         return self.ends()
 
     def ends(self) -> int | None:
-        self.thread.join(15)
-        assert not self.thread.is_alive(), self.text
+        join(self.thread)
         return self.code
 
 
@@ -87,7 +87,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for each in started:
         each.supervisor.stop()
         each.supervisor.stop()
-        each.thread.join(15)
+        join(each.thread)
         each.leash.close()
 
 
@@ -238,7 +238,7 @@ if sys.platform == "linux":
         (found,) = eventually(lambda: find_strays("MAINSTAY_RUN", "a-mark-of-this-test"))
         assert (found.pid, found.command_line) == (stray.pid, "sleep 600")
         stop_strays([found])
-        assert stray.wait(5) == -signal.SIGTERM
+        assert stray.wait(PATIENCE_SECONDS) == -signal.SIGTERM
 
     def test_a_process_above_us_is_no_stray() -> None:
         script = (

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from pathlib import Path
 from queue import SimpleQueue
 
 import pytest
 
 from mainstay.processes.watching import Watcher, affected, is_source, library_folder
+from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path("/project")
 SERVICES = {"data": ROOT / "services/data", "books": ROOT / "services/books", "all": ROOT}
@@ -62,13 +64,14 @@ def test_a_change_is_told_once_it_is_quiet(tmp_path: Path) -> None:
     watcher.start()
     work = tmp_path / "work.py"
     # Watching begins a moment after the start, so the file is touched until that is noticed.
-    for n in range(200):
-        work.write_text(f"# {n}\n")
-        if not told.empty():
-            break
-        os.sched_yield()
-        watcher._stop.wait(0.05)
-    assert told.get(timeout=10) == {work}
+    numbers = itertools.count()
+
+    def is_noticed() -> bool:
+        work.write_text(f"# {next(numbers)}\n")
+        return not told.empty()
+
+    eventually(is_noticed, every_seconds=0.05)
+    assert told.get(timeout=PATIENCE_SECONDS) == {work}
     watcher.stop()
     watcher.stop()
 
@@ -83,4 +86,4 @@ def test_a_system_that_can_watch_no_more_says_so(
     told: SimpleQueue[str] = SimpleQueue()
     watcher = Watcher([tmp_path], changed=lambda _: None, failed=told.put)
     watcher.start()
-    assert told.get(timeout=10) == "OS file watch limit reached"
+    assert told.get(timeout=PATIENCE_SECONDS) == "OS file watch limit reached"

@@ -10,6 +10,7 @@ import pytest
 
 from mainstay.rpc.bytestream import STALL_SECONDS, ByteStream
 from mainstay.testing.wait import eventually
+from tests.waiting import join
 
 
 @pytest.fixture
@@ -53,8 +54,7 @@ def test_threads_that_send_at_once_do_not_cut_into_each_other(pair: Pair) -> Non
     while len(received) < 8 * 50 * 1000:
         received += theirs.recv(65_536)
         stream.flush()
-    for thread in threads:
-        thread.join()
+    join(*threads)
     assert {(len(line), len(set(line))) for line in received.split(b"\n")[:-1]} == {(999, 1)}
 
 

@@ -7,6 +7,7 @@ import threading
 from mainstay.rpc.hands import Threads
 from mainstay.rpc.intake import Delivery
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 
 def delivery(id: str) -> Delivery:
@@ -38,7 +39,7 @@ def test_as_many_work_at_once_as_there_are_threads() -> None:
     met: list[str] = []
 
     def meet(one: Delivery) -> None:
-        together.wait(10.0)
+        together.wait(PATIENCE_SECONDS)
         met.append(one.id)
 
     threads = Threads(8, meet)

@@ -11,6 +11,7 @@ from mainstay.config import Settings
 from mainstay.errors import DeadlineExceeded, Invalid, Misconfigured
 from mainstay.rpc import Calls, Server, rooms
 from mainstay.service import Service
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Echo:
@@ -72,9 +73,9 @@ def test_a_server_without_a_queue_or_a_hand_is_refused(options: dict[str, object
 
 def test_what_is_wrong_before_sending_is_in_the_future() -> None:
     calls = Service(Settings(env="test", rabbitmq_url="memory://submit")).hold(Calls())
-    assert isinstance(calls.submit("q", object()).exception(1.0), Invalid)
+    assert isinstance(calls.submit("q", object()).exception(PATIENCE_SECONDS), Invalid)
     late = calls.submit("q", timeout_seconds=0.0)
-    assert isinstance(late.exception(1.0), DeadlineExceeded)
+    assert isinstance(late.exception(PATIENCE_SECONDS), DeadlineExceeded)
     calls.close()
 
 

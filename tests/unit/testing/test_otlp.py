@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from mainstay.testing.otlp import OtlpReceiver, attributes
+from tests.waiting import PATIENCE_SECONDS
 
 
 @pytest.mark.parametrize("compression", [Compression.NoCompression, Compression.Gzip])
@@ -62,7 +63,7 @@ def test_what_is_not_telemetry_is_refused(otlp: OtlpReceiver, path: str, status:
 def post(url: str, body: bytes) -> int:
     request = urllib.request.Request(url, data=body, method="POST")  # noqa: S310 - our own URL
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
+        with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:  # noqa: S310 - likewise
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:

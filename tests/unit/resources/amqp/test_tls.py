@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 
 from mainstay.resources.amqp import connect
+from tests.waiting import join
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        thread.join()
+        join(thread)
 
 
 def made_for(host: str) -> bytes:

@@ -14,6 +14,7 @@ from mainstay.config import Settings
 from mainstay.errors import Misconfigured, NotConnected, Overloaded, Unavailable
 from mainstay.resources.sqlalchemy import Database, migrate
 from mainstay.service import Service
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Note(SQLModel, table=True):
@@ -221,7 +222,7 @@ def test_a_forked_child_takes_nothing_of_its_parent(database: Database) -> None:
     report = processes.SimpleQueue()
     child = processes.Process(target=_write_in_child, args=(database, id(database.engine), report))
     child.start()
-    child.join(20)
+    child.join(PATIENCE_SECONDS)
     assert child.exitcode == 0
     assert report.get()
     assert texts(database) == ["child", "parent"]

@@ -4,6 +4,7 @@ import threading
 
 from mainstay.resources.sqlalchemy.presence import Presence
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Server:
@@ -17,7 +18,7 @@ class Server:
 
     def _ask(self) -> None:
         self.asked += 1
-        self.may_answer.wait(30)
+        self.may_answer.wait(PATIENCE_SECONDS)
 
     def is_lost_after(self, seconds: float) -> bool:
         """Look again and again until the time is over, as those do who wait."""
@@ -87,7 +88,7 @@ def test_a_refusal_is_an_answer() -> None:
     now = [100.0]
     presence = Presence(refuse, clock=lambda: now[0])
     presence.doubt()
-    assert asked.wait(30)
+    assert asked.wait(PATIENCE_SECONDS)
     now[0] += 60.0
     eventually(lambda: not presence.is_lost)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -10,21 +9,27 @@ import pytest
 
 from mainstay.config import Settings
 from mainstay.tasks.celery import create_celery_app, profiles
+from mainstay.testing import eventually
 
 
 def test_threads_that_send_the_first_tasks_all_see_the_whole_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     made = profiles.configuration
+    came: list[int] = []
 
     def slowly(*args: Any) -> Any:
-        time.sleep(0.05)  # long enough for all of them to come
+        eventually(lambda: len(came) == 8)
         return made(*args)
+
+    def url(number: int) -> object:
+        came.append(number)
+        return app.conf.broker_url
 
     monkeypatch.setattr(profiles, "configuration", slowly)
     app = create_celery_app(Settings(env="test", celery_broker_url="memory://"))
     with ThreadPoolExecutor(8) as threads:
-        urls = list(threads.map(lambda _: app.conf.broker_url, range(8)))
+        urls = list(threads.map(url, range(8)))
     assert urls == ["memory://"] * 8
 
 

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,9 +159,19 @@ def test_data_that_a_killed_initdb_left_half_made_is_made_anew(
     assert postgres().create_database("data")
 
 
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that other users can reach; unlike /var/tmp, it goes with an interrupted run."""
+    with tempfile.TemporaryDirectory(prefix="mainstay-shared-") as name:
+        shared = Path(name)
+        shared.chmod(0o755)
+        monkeypatch.setattr(homes, "_SHARED", shared)
+        yield shared
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
 def test_root_runs_postgresql_as_another_user_where_namespaces_are_closed(
-    postgres: Callable[[], Postgres], folder: Path, monkeypatch: pytest.MonkeyPatch
+    shared: Path, postgres: Callable[[], Postgres], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(homes, "namespaces_are_open", lambda: False)
     server = postgres()
@@ -171,7 +182,7 @@ def test_root_runs_postgresql_as_another_user_where_namespaces_are_closed(
     assert again.adopted
     again.stop()
     elsewhere = server.data.parent.parent
-    assert elsewhere.parent == Path("/var/tmp")  # noqa: S108
+    assert elsewhere.parent == shared
     server.erase()
     assert not elsewhere.exists()
 

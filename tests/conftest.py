@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
-pytest_plugins = ["mainstay.testing.plugin"]
+pytest_plugins = ["mainstay.testing.plugin", "tests.watchdog"]
 
 # Every run tries the same examples, and none is judged by how long it took.
 hypothesis.settings.register_profile(

@@ -20,6 +20,7 @@ from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from tests.chaos.playing import Result, play
 from tests.chaos.scenarios import SCENARIOS, LeftOut, Scenario
 from tests.chaos.stage import DURABLE, Servers
+from tests.watchdog import guard
 
 _VERSIONS = ("mainstay", "celery", "kombu", "amqp", "redis", "sqlalchemy", "psycopg", "fastapi")
 
@@ -121,4 +122,5 @@ class _Said:
 
 
 if __name__ == "__main__":
+    guard()
     raise SystemExit(main())

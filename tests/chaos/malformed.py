@@ -41,6 +41,7 @@ from tests.chaos import mutations
 from tests.chaos.mutations import CallMessage
 from tests.chaos.processes import Process
 from tests.chaos.target import DONE
+from tests.watchdog import guard
 
 __all__ = ["ROOMS", "Verdict", "bombard"]
 
@@ -598,4 +599,5 @@ def _say(line: str, to: Any) -> None:
 
 
 if __name__ == "__main__":
+    guard()
     raise SystemExit(main())

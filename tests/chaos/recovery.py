@@ -28,6 +28,7 @@ from mainstay.service import Service
 from mainstay.tasks.celery import App, create_celery_app
 from mainstay.testing import RabbitMQ, Redis, eventually
 from tests.chaos.patient import BEGUN
+from tests.watchdog import guard
 
 T = TypeVar("T")
 
@@ -208,4 +209,5 @@ def _told(name: str, what: str, figures: list[float]) -> bool:
 
 
 if __name__ == "__main__":
+    guard()
     raise SystemExit(main())

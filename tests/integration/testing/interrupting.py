@@ -1,0 +1,84 @@
+"""Interrupt a run of the tests and report what stays.
+
+    python -m tests.integration.testing.interrupting FOLDER TARGET SIGNAL COUNT
+
+As a subreaper this process becomes the parent of whatever the run leaves behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from mainstay.processes import facts
+from mainstay.testing import eventually
+from tests.watchdog import become_subreaper, descendants, end_descendants
+
+LIMIT_SECONDS = 120.0
+
+
+def main(folder: Path, target: str, number: signal.Signals, count: int) -> dict[str, object]:
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    environment = {**os.environ, "PROGRESS": str(folder), "TMPDIR": str(temporary)}
+    tests = Path(__file__).with_name("interrupted.py")
+    command = [sys.executable, "-m", "pytest", str(tests), f"--basetemp={folder / 'pytest'}"]
+    options = ["-p", "no:cacheprovider", "-n", "1" if target == "worker" else "0"]
+    with (folder / "output").open("wb") as output:
+        pytest = subprocess.Popen(
+            [*command, *options, "--max-worker-restart=0"],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    eventually(
+        lambda: (folder / "ready").exists() or pytest.poll() is not None,
+        timeout_seconds=LIMIT_SECONDS,
+    )
+    started = sorted(map(program, descendants()))
+    for _ in range(count):
+        if target == "group":
+            os.killpg(pytest.pid, number)
+        else:
+            os.kill(pid_of(target, pytest.pid), number)
+    code = pytest.wait(LIMIT_SECONDS)
+    with contextlib.suppress(AssertionError):  # the report says what is left
+        eventually(lambda: not descendants(), timeout_seconds=LIMIT_SECONDS)
+    return {
+        "started": started,
+        "code": code,
+        "is_torn_down": (folder / "torn-down").exists(),
+        "left": sorted(map(program, descendants())),
+        "files": sorted(path.name for path in temporary.iterdir()),
+        "output": (folder / "output").read_text(),
+    }
+
+
+def pid_of(target: str, launcher: int) -> int:
+    pid = launcher
+    for name in ("launcher", "watchdog", "tests", "worker"):
+        if name == target:
+            break
+        pid = next(each for each in sorted(descendants()) if facts.parent(each) == pid)
+    return pid
+
+
+def program(pid: int) -> str:
+    command = (facts.command_line(pid) or "").split()
+    return Path(command[0]).name if command else ""
+
+
+if __name__ == "__main__":
+    become_subreaper()
+    try:
+        place, target, number, count = sys.argv[1:]
+        report = main(Path(place), target, signal.Signals[number], int(count))
+        sys.stdout.write(json.dumps(report))
+    finally:
+        end_descendants()

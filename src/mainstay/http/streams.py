@@ -46,7 +46,7 @@ class Body(io.RawIOBase):
         ends_at: float,
         stop: Callable[[MainstayError], None],
     ) -> None:
-        self._stream = stream
+        self.stream = stream
         self._announced = announced
         self._content_type = content_type
         self._ask_limit = limit_bytes
@@ -111,7 +111,7 @@ class Body(io.RawIOBase):
         if self._is_complete or not size:
             return b""
         try:
-            piece = self._stream.read(size)
+            piece = self.stream.read(size)
         except Exception as error:  # whatever a server raises of a body that it cannot read
             raise Malformed("the body cannot be read: the connection broke") from error
         if time.monotonic() > self._ends_at:

@@ -293,8 +293,9 @@ class WsgiEntry(exchange.Exchange):
         # Or each request would be a cycle, for the collector to find.
         environ = self.environ
         environ.pop(ENTRY, None)
-        if isinstance(environ["wsgi.input"], Body):
-            environ["wsgi.input"] = None
+        body = environ["wsgi.input"]
+        if isinstance(body, Body):
+            environ["wsgi.input"] = body.stream
 
     def check_time(self) -> None:
         """Pass while the caller still waits.

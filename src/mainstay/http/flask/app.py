@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask, Response
 from flask.logging import default_handler
+from werkzeug.exceptions import HTTPException
+from werkzeug.routing import RoutingException
 
 from mainstay.config import Settings
 from mainstay.http import wsgi
@@ -124,6 +126,16 @@ class _Application(Flask):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return self.stations(environ, start_response)
+
+    def make_response(self, rv: Any) -> Response:
+        # What no handler has answered comes here as it was raised.
+        if isinstance(rv, HTTPException) and not isinstance(rv, RoutingException):
+            rv = errors.of_framework(rv)
+        return super().make_response(rv)
+
+    def log_exception(self, exc_info: Any) -> None:
+        # The request's own line tells of it.
+        errors.note(exc_info[1])
 
     def make_default_options_response(self) -> Response:
         response = super().make_default_options_response()

@@ -6,8 +6,8 @@ codes and words.
 
 from __future__ import annotations
 
-from flask import Flask, Response, current_app, got_request_exception, request
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed
 
 from mainstay.errors import MainstayError
 from mainstay.http import misfits
@@ -21,14 +21,51 @@ from mainstay.http.problems import (
 )
 from mainstay.http.wsgi import ENTRY, WsgiEntry
 
-__all__ = ["allowed", "install", "respond"]
+__all__ = ["allowed", "install", "note", "of_framework", "respond"]
 
 
 def install(app: Flask) -> None:
-    """Answer every exception that leaves a view of *app* with a problem document."""
-    app.register_error_handler(HTTPException, _of_framework)
+    """Answer every error of ours that leaves a view of *app* with a problem document.
+
+    What else leaves it is for the author's handlers, and then for :func:`of_framework`.
+    """
     app.register_error_handler(MainstayError, _of_ours)
-    app.register_error_handler(Exception, _of_anything)
+    # What a test or a debugger sees is what a client sees.
+    app.config["PROPAGATE_EXCEPTIONS"] = False
+
+
+def of_framework(error: HTTPException) -> Response:
+    """Answer an exception of the framework that no handler answered.
+
+    An :exc:`InternalServerError` of Flask's stands for the exception that it names.
+    """
+    original = error.original_exception if isinstance(error, InternalServerError) else None
+    if isinstance(original, HTTPException):  # a setting has kept it from its handlers
+        error = original
+    elif isinstance(original, Exception):
+        failure = as_error(original)
+        return respond(problem_of(failure), failure)
+    if error.response is not None:
+        made: Response = error.get_response(request.environ)  # type: ignore[assignment]  # the author's
+        return made
+    if isinstance(error, MethodNotAllowed):
+        return respond(not_allowed(allowed(set(error.valid_methods or ()))), error)
+    status = error.code or 500
+    headers = [
+        (name, value)
+        for name, value in error.get_headers(request.environ)
+        if name.lower() != "content-type"
+    ]
+    if status < 400:  # where to go instead
+        return Response(status=status, headers=headers)
+    return respond(problem_of_framework(status, _told(error), tuple(headers)), error)
+
+
+def note(error: BaseException | None) -> None:
+    """Let the request's log line know what was not handled, whoever answers it."""
+    entry: WsgiEntry | None = request.environ.get(ENTRY)
+    if entry is not None:
+        entry.failure = as_error(error) if isinstance(error, Exception) else error
 
 
 def respond(problem: Problem, error: Exception | None = None) -> Response:
@@ -48,37 +85,12 @@ def respond(problem: Problem, error: Exception | None = None) -> Response:
 
 
 def allowed(methods: set[str]) -> str:
-    """Return *methods* as `Allow` has them."""
-    return ", ".join(sorted(methods | {"OPTIONS"}))
+    """Return *methods* as `Allow` has them; where nothing is known of them, OPTIONS."""
+    return ", ".join(sorted(methods or {"OPTIONS"}))
 
 
 def _of_ours(error: MainstayError) -> Response:
     return respond(problem_of(error), error)
-
-
-def _of_anything(error: Exception) -> Response:
-    # What watches an application for errors (Sentry does) listens to Flask's signal for those
-    # that no handler answers.
-    got_request_exception.send(current_app._get_current_object(), exception=error)  # type: ignore[attr-defined]  # of a proxy
-    error = as_error(error)
-    return respond(problem_of(error), error)
-
-
-def _of_framework(error: HTTPException) -> Response:
-    if error.response is not None:
-        made: Response = error.get_response(request.environ)  # type: ignore[assignment]  # the author's
-        return made
-    if isinstance(error, MethodNotAllowed):
-        return respond(not_allowed(allowed(set(error.valid_methods or ()))), error)
-    status = error.code or 500
-    headers = [
-        (name, value)
-        for name, value in error.get_headers(request.environ)
-        if name.lower() != "content-type"
-    ]
-    if status < 400:  # where to go instead
-        return Response(status=status, headers=headers)
-    return respond(problem_of_framework(status, _told(error), tuple(headers)), error)
 
 
 def _told(error: HTTPException) -> str:

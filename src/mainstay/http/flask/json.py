@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import orjson
-from flask import Response, current_app
+from flask import Response
 from flask.json.provider import JSONProvider
 from pydantic import BaseModel
 
@@ -17,19 +17,37 @@ __all__ = ["Json"]
 
 
 class Json(JSONProvider):
-    """What `jsonify`, `request.get_json` and views that return a dictionary use."""
+    """What `jsonify`, `request.get_json` and views that return a dictionary use.
+
+    Its attributes are those of Flask's own provider, with other defaults.
+    """
+
+    ensure_ascii = False
+    sort_keys = False
+    compact = True
+    mimetype = "application/json"
 
     def dumps(self, obj: Any, **options: Any) -> str:
-        if options:  # of Python's own module
-            return json.dumps(obj, **{"default": _default, **options})
+        chosen: dict[str, Any] = {}
+        if self.ensure_ascii:
+            chosen["ensure_ascii"] = True
+        if self.sort_keys:
+            chosen["sort_keys"] = True
+        chosen |= options
+        if chosen:  # of Python's own module
+            if not options:
+                chosen["separators"] = (",", ":")
+            return json.dumps(obj, **{"default": _default, **chosen})
         return _written(obj).decode()
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
         return json.loads(s, **options)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
-        body = _written(self._prepare_response_obj(args, kwargs))
-        return current_app.response_class(body, mimetype="application/json")
+        made = self._prepare_response_obj(args, kwargs)
+        body = self.dumps(made) if self.compact else self.dumps(made, indent=2)
+        made_of: type[Response] = self._app.response_class  # type: ignore[assignment]  # Flask's
+        return made_of(body, mimetype=self.mimetype)
 
 
 def _written(value: Any) -> bytes:

@@ -13,10 +13,12 @@ import pytest
 from flask import Blueprint, Flask, abort, g, got_request_exception, request
 from flask.testing import FlaskClient
 from pydantic import BaseModel
+from werkzeug.exceptions import InternalServerError
 
 from mainstay import Resource, Service, Settings
 from mainstay.errors import Misconfigured
 from mainstay.http.flask import Page, Rows, Work, create_app, idempotent, operation, work
+from mainstay.http.flask.json import Json
 from mainstay.lifecycle import Phase
 
 
@@ -216,6 +218,106 @@ def test_those_who_listen_for_errors_hear_of_them(app: Flask, client: FlaskClien
     with got_request_exception.connected_to(listen, app):
         assert client.get("/boom").status_code == 500
     assert [str(error) for error in heard] == ["out of luck"]
+
+
+@pytest.mark.parametrize("handled", [500, InternalServerError])
+def test_an_authors_handler_of_500_gets_what_no_other_handler_takes(
+    app: Flask,
+    client: FlaskClient,
+    handled: int | type[Exception],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @app.errorhandler(handled)
+    def sorry(error: InternalServerError) -> tuple[str, int]:
+        return f"sorry: {error.original_exception}", 500
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise RuntimeError("out of luck")
+
+    answer = client.get("/boom")
+    assert (answer.status_code, answer.text) == (500, "sorry: out of luck")
+    assert "out of luck" in capsys.readouterr().out
+
+
+def test_an_authors_handler_of_everything_gets_what_the_framework_raises(
+    app: Flask, client: FlaskClient
+) -> None:
+    @app.errorhandler(Exception)
+    def anything(error: Exception) -> tuple[str, int]:
+        return type(error).__name__, 400
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise RuntimeError
+
+    assert client.get("/boom").text == "RuntimeError"
+    assert client.get("/nothing").text == "NotFound"
+
+
+@pytest.mark.parametrize("testing", [True, False])
+def test_teardown_is_told_of_an_unhandled_error(
+    app: Flask, client: FlaskClient, testing: bool
+) -> None:
+    app.testing = testing
+    told: list[BaseException | None] = []
+    app.teardown_request(told.append)
+    app.teardown_appcontext(told.append)
+
+    @app.get("/boom")
+    def boom() -> str:
+        raise RuntimeError("out of luck")
+
+    answer = client.get("/boom")
+    assert (answer.status_code, answer.mimetype) == (500, "application/problem+json")
+    assert [str(error) for error in told] == ["out of luck"] * 2
+
+
+@pytest.mark.parametrize("setting", ["TRAP_HTTP_EXCEPTIONS", "TRAP_BAD_REQUEST_ERRORS", "DEBUG"])
+def test_a_setting_for_debugging_makes_no_fault_of_the_service(
+    app: Flask, client: FlaskClient, setting: str
+) -> None:
+    app.config[setting] = True
+
+    @app.get("/form")
+    def form() -> str:
+        return request.form["missing"]
+
+    assert client.get("/form").status_code == 400
+
+
+def test_a_form_can_be_looked_at_after_the_request(app: Flask) -> None:
+    @app.post("/form")
+    def form() -> str:
+        return ""
+
+    with app.test_client() as client:
+        client.post("/form", data={"item": "book"})
+        assert request.form["item"] == "book"
+
+
+def test_methods_that_an_address_does_not_take_are_not_named(
+    app: Flask, client: FlaskClient
+) -> None:
+    app.add_url_rule("/own", view_func=lambda: "", provide_automatic_options=False)
+    answer = client.open("/own", method="OPTIONS")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET, HEAD")
+
+
+def test_the_settings_of_flasks_json_have_effect(app: Flask, client: FlaskClient) -> None:
+    assert isinstance(app.json, Json)
+    with app.app_context():
+        value = {"b": "ё", "a": 1}
+        assert app.json.dumps(value) == '{"b":"ё","a":1}'
+        app.json.sort_keys = app.json.ensure_ascii = True
+        assert app.json.dumps(value) == '{"a":1,"b":"\\u0451"}'
+    app.json.compact = False
+    app.json.mimetype = "application/vnd.api+json"
+    answer = app.json.response({"a": 1})  # without a context
+    assert (answer.get_data(as_text=True), answer.mimetype) == (
+        '{\n  "a": 1\n}',
+        "application/vnd.api+json",
+    )
 
 
 def test_a_missing_slash_is_a_redirect(app: Flask, client: FlaskClient) -> None:

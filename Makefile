@@ -72,6 +72,10 @@ chaos: .environment-dev ## Play the fault scenarios and print their books: SEED=
 bench: .environment-dev ## Measure against the peers, as one table: ROW=http, ROUNDS=9, ARGS=--quick
 	@$(BIN)/python -m benchmarks $(ROW) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(ARGS)
 
+.PHONY: foreign
+foreign: .environment-dev ## Run another project's tests bare and with Mainstay: SUITE=celery|flask|starlette
+	@$(BIN)/python -m tools.foreign $(or $(SUITE),--help) $(ARGS)
+
 .PHONY: constraints
 constraints: .environment-dev ## Move constraints.txt to the newest versions that fit pyproject.toml
 	@$(BIN)/python tools/constraints.py

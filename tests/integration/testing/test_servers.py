@@ -160,6 +160,17 @@ class TestRabbitMQ:
         with pytest.raises(RuntimeError, match="rabbitmqctl delete_vhost nowhere"):
             rabbitmq.start().ctl("delete_vhost", "nowhere")
 
+    @pytest.mark.parametrize("has_erl_call", [True, False])
+    def test_an_erlang_expression_is_evaluated_in_the_node(
+        self, rabbitmq: RabbitMQ, monkeypatch: pytest.MonkeyPatch, *, has_erl_call: bool
+    ) -> None:
+        rabbitmq.start()
+        if not has_erl_call:
+            monkeypatch.setattr("mainstay.testing.servers.rabbitmq.shutil.which", lambda _: None)
+        assert rabbitmq.evaluate("length(nodes()) + 2.") == "2"
+        with pytest.raises(RuntimeError, match="no_such_module"):
+            rabbitmq.evaluate("no_such_module:call().")
+
 
 def connected(server: RabbitMQ, vhost: str) -> amqp.Connection:
     return amqp.Connection(

@@ -31,11 +31,13 @@ class Ask:
         began_at: When, on the monotonic clock.
         ended_at: When it had its answer, or knew that there is none.
         status: What it was answered; 0 where there was no answer.
+        detail: What the problem document of an error says.
     """
 
     began_at: float
     ended_at: float
     status: int
+    detail: str = ""
 
     @property
     def is_error(self) -> bool:
@@ -62,6 +64,8 @@ class Clients:
         """How often each status was answered; 0 stands for none."""
         self.silences: Counter[str] = Counter()
         """Why there was no answer."""
+        self.dishonest: list[Answer] = []
+        """Refusals for the time being that do not say when to ask again, or give no reason."""
         self.slowest_seconds = 0.0
         """What the slowest unit has waited for its answer."""
         self._stage = stage
@@ -87,6 +91,16 @@ class Clients:
         named = {"Idempotency-Key": key} if key else {}
         content = None if body is None else json.dumps(body).encode()
         return await self._exchange(request(path, content, headers={**named, **(headers or {})}))
+
+    async def ask_until_answered(
+        self, path: str, body: Any, *, key: str = "", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Ask as `ask` does, and again while the service says that it cannot answer now (503)."""
+        while True:
+            answer = await self.ask(path, body, key=key, headers=headers)
+            if answer is not None and answer.status != 503:
+                return answer
+            await asyncio.sleep(_PAUSE_SECONDS)
 
     async def send(self, path: str, content: bytes) -> Answer | None:
         """Send *content*, which need not be the JSON that it is said to be."""
@@ -119,5 +133,20 @@ class Clients:
             self.silences[repr(error)] += 1
         status = 0 if answer is None else answer.status
         self.statuses[status] += 1
-        self._note(Ask(began_at, time.monotonic(), status))
+        detail = _detail(answer) if answer is not None and status >= 500 else ""
+        if answer is not None and status in (409, 503) and not _is_honest(answer):
+            self.dishonest.append(answer)
+        self._note(Ask(began_at, time.monotonic(), status, detail))
         return answer
+
+
+def _detail(answer: Answer) -> str:
+    try:
+        return str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        return ""
+
+
+def _is_honest(answer: Answer) -> bool:
+    """Does a refusal for the time being say why, and when to ask again?"""
+    return answer.headers.get("retry-after", "").isdigit() and bool(_detail(answer))

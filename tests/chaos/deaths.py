@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from mainstay.processes import facts
-from mainstay.testing import eventually
 from tests.chaos.ledger import Execution
+from tests.chaos.waiting import until
 
 __all__ = ["Death", "interrupted", "percentiles", "restarts", "until_gone"]
 
@@ -43,7 +43,7 @@ def restarts(executions: Sequence[Execution], deaths: Sequence[Death]) -> list[f
 
 def until_gone(pids: Sequence[int]) -> None:
     """Wait until none of these processes is there any more."""
-    eventually(lambda: not any(map(_is_there, pids)), timeout_seconds=60.0)
+    until(lambda: not any(map(_is_there, pids)))
 
 
 def percentiles(name: str, seconds: Iterable[float]) -> dict[str, float]:

@@ -138,16 +138,18 @@ def faults_of_servers(stage: Stage, wires: Wires) -> list[Fault]:
 def _faults_of_rabbitmq(server: RabbitMQ) -> list[Fault]:
     def alarm(setting: str, raised: str, ended: str) -> Strike:
         def strike(luck: Luck) -> bool:
-            server.ctl(setting, raised)
+            server.evaluate(f"{setting}({raised}).")
             time.sleep(luck.a_while())
-            server.ctl(setting, ended)
+            server.evaluate(f"{setting}({ended}).")
             return True
 
         return strike
 
+    disk = "rabbit_disk_monitor:set_disk_free_limit"
+    memory = "vm_memory_monitor:set_vm_memory_high_watermark"
     return [
-        Fault("disk alarm", alarm("set_disk_free_limit", "100000GB", "50MB")),
-        Fault("memory alarm", alarm("set_vm_memory_high_watermark", "0.0001", "0.4")),
+        Fault("disk alarm", alarm(disk, '"100000GB"', '"50MB"')),
+        Fault("memory alarm", alarm(memory, "0.0001", "0.4")),
     ]
 
 

@@ -53,11 +53,16 @@ def play(
 ) -> Result:
     """Play *scenario* in an empty *folder* and draw up its books."""
     with Stage(folder, servers, scenario.broker, seed=seed, size=size, say=say) as stage:
-        scenario.play(stage)
-        if scenario.keeps_books:
-            stage.settle()
+        try:
+            scenario.play(stage)
+            if scenario.keeps_books:
+                stage.settle()
+        except Exception:
+            for line in stage.crash_reports():
+                say(line)
+            raise
         books = stage.books()
-        for line in stage.evidence(books) if scenario.keeps_books else ():
+        for line in stage.evidence(books) if scenario.keeps_books else stage.crash_reports():
             say(line)
         return Result(
             scenario,

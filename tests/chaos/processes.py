@@ -24,13 +24,14 @@ from pathlib import Path
 from typing import Any
 
 from mainstay.failpoints import VARIABLE
-from mainstay.testing import eventually
+from tests.chaos.waiting import LIMIT_SECONDS, until
 
 __all__ = ["Crash", "Process"]
 
 ROOT = Path(__file__).parents[2]
 _KEPT = ("PATH", "HOME", "LANG", "TMPDIR")
 _WATCH_SECONDS = 0.05
+_STATUS_SECONDS = 30.0
 _LAST_WORDS_BYTES = 6_000
 _FAILPOINT = re.compile(r"^failpoint (.*)$", re.MULTILINE)
 
@@ -120,15 +121,16 @@ class Process:
             self._watcher.start()
         return self
 
-    def ready(self, *, timeout_seconds: float = 60.0) -> Process:
+    def ready(self, *, timeout_seconds: float = LIMIT_SECONDS) -> Process:
         """Return when it says that it takes work."""
-        eventually(lambda: self.status("/ready") == 200, timeout_seconds=timeout_seconds)
+        until(lambda: self.status("/ready") == 200, timeout_seconds=timeout_seconds)
         return self
 
     def status(self, path: str) -> int:
         """Ask its own port; 0 when nothing answers."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            url = f"http://127.0.0.1:{self.port}{path}"
+            with urllib.request.urlopen(url, timeout=_STATUS_SECONDS) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -153,7 +155,7 @@ class Process:
                 self._end(signal.SIGKILL)
             return pid
 
-    def terminate(self, *, timeout_seconds: float = 60.0) -> int:
+    def terminate(self, *, timeout_seconds: float = LIMIT_SECONDS) -> int:
         """Ask it to stop, and return its exit code; it is started again."""
         with self._lock:
             return self._end(signal.SIGTERM, timeout_seconds) if self.pid else 0
@@ -181,7 +183,7 @@ class Process:
         """Let a frozen one go on."""
         self._signal(signal.SIGCONT)
 
-    def stop(self, *, timeout_seconds: float = 60.0) -> int:
+    def stop(self, *, timeout_seconds: float = LIMIT_SECONDS) -> int:
         """Ask it to stop and do not start it again; returns its exit code."""
         with self._lock:
             self._is_wanted = False
@@ -189,7 +191,10 @@ class Process:
             return self._end(signal.SIGTERM, timeout_seconds) if self.pid else 0
 
     def tell(
-        self, *numbers: signal.Signals, pause_seconds: float = 0.0, timeout_seconds: float = 60.0
+        self,
+        *numbers: signal.Signals,
+        pause_seconds: float = 0.0,
+        timeout_seconds: float = LIMIT_SECONDS,
     ) -> int:
         """Send it signals, one after the other, and return its exit code; it stays down."""
         with self._lock:
@@ -232,7 +237,7 @@ class Process:
                 start_new_session=True,
             )
 
-    def _end(self, number: signal.Signals, timeout_seconds: float = 60.0) -> int:
+    def _end(self, number: signal.Signals, timeout_seconds: float = LIMIT_SECONDS) -> int:
         process = self._process
         if process is None:
             return 0

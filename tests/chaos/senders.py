@@ -103,6 +103,14 @@ class Senders:
                 del self._open[unit]
         return count
 
+    def errors_except(self, *expected: str) -> Counter[str]:
+        """Return the errors other than the *expected* ones, and than those that a broker may cause
+        by being slow, as it is on a busy machine: it may confirm too late, or accept a connection
+        too late. Whether they told the truth is seen in the reconciliation.
+        """
+        allowed = {*expected, "Unconfirmed", "NotConnected"}
+        return Counter({name: n for name, n in self.errors.items() if name not in allowed})
+
     def publish(self, body: bytes, headers: dict[str, Any], **properties: Any) -> None:
         """Put a message on the queue, as anybody might who reaches the broker."""
         app = self._stage.app

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -33,12 +33,13 @@ from mainstay.service import Service
 from mainstay.tasks.celery import App, create_celery_app
 from mainstay.tasks.celery.depths import depths_of
 from mainstay.tasks.celery.transport import requeue
-from mainstay.testing import PostgreSQL, RabbitMQ, Redis, eventually
+from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from mainstay.testing.ports import steady_port
 from tests.chaos.deaths import Death
-from tests.chaos.ledger import Books, Ledger, balance, units_in
+from tests.chaos.ledger import Books, Execution, Ledger, balance, units_in
 from tests.chaos.processes import Process
 from tests.chaos.subject.service import CALLS_QUEUE, EFFECTS_TABLE, EXECUTIONS, QUEUE
+from tests.chaos.waiting import until
 
 __all__ = ["DURABLE", "Broker", "Servers", "Size", "Stage"]
 
@@ -59,6 +60,7 @@ lists:sum([begin {ok, {_, N}, _} = ra:leader_query(amqqueue:get_pid(Q),
               amqqueue:get_type(Q) =:= rabbit_quorum_queue,
               not lists:suffix("_dlq", binary_to_list(element(4, amqqueue:get_name(Q))))]).
 """
+_CUT = '[rabbit_networking:close_connection(P, "chaos") || P <- rabbit_networking:connections()].'
 
 
 DURABLE = {"appendfsync": "always"}
@@ -187,6 +189,23 @@ class Stage:
         if self.broker == "rabbitmq":
             self.servers.rabbitmq.settle()
 
+    def note(self, name: str, seconds: float, *, limit: float) -> None:
+        """Print a duration with the result. In full, which is played on a machine that does nothing
+        else, it must be below *limit*: how long something takes is no promise on a busy machine.
+        """
+        self.figures[name] = round(seconds, 3)
+        if self.size == "full":
+            assert seconds < limit, f"{name}: {seconds:.1f} is not below {limit:g}"
+
+    @property
+    def gate(self) -> str:
+        """A file that work can wait for; see `open_gate`."""
+        return str(self.folder / "gate")
+
+    def open_gate(self) -> None:
+        """Let go on with what waits for `gate`, and begin without waiting what begins from now."""
+        Path(self.gate).touch()
+
     def create_database(self, name: str) -> str:
         """Create a further database, an empty one, and return its URL."""
         whole = f"{name}_{self.name}"[:63]
@@ -286,7 +305,7 @@ class Stage:
     def cut(self) -> None:
         """Close every connection to the broker."""
         if self.broker == "rabbitmq":
-            self.servers.rabbitmq.ctl("close_all_connections", "--vhost", self.name, "chaos")
+            self.servers.rabbitmq.evaluate(_CUT)
         else:
             self.servers.redis.command("CLIENT KILL TYPE normal")
         self.fault("connections cut")
@@ -316,7 +335,7 @@ class Stage:
 
     # --- the end ---------------------------------------------------------------------------
 
-    def settle(self, *, timeout_seconds: float = 120.0) -> None:
+    def settle(self) -> None:
         """Wait until nothing waits any more and nothing is under way."""
         quiet = 0
         # Redis is looked into key by key, while messages move from one to another.
@@ -329,7 +348,7 @@ class Stage:
             assert not waiting, f"still waiting: {waiting}"
             return quiet >= enough
 
-        eventually(is_quiet, timeout_seconds=timeout_seconds, every_seconds=0.2)
+        until(is_quiet, timeout_seconds=900.0, every_seconds=0.2)
 
     def waiting(self) -> str:
         """Return what is queued, held back until it is due, or under way; empty for nothing."""
@@ -348,7 +367,7 @@ class Stage:
         # interface would, up to five seconds late.
         if ready := self._ready(QUEUE, CALLS_QUEUE):
             return ready
-        return int(self.servers.rabbitmq.ctl("eval", _MESSAGES % self.name))
+        return int(self.servers.rabbitmq.evaluate(_MESSAGES % self.name))
 
     def _in_redis(self) -> int:
         with connect(self.broker_url) as client:
@@ -400,18 +419,33 @@ class Stage:
         """Tell of each unit that spoils the *books*, and of each process that ended by itself, what
         was said, and which faults struck in the ten seconds before and after.
         """
+        yield from self.crash_reports()
+        yield from self.history(books.wrong)
+
+    def crash_reports(self) -> Iterator[str]:
+        """Tell of each process that ended by itself what it logged last, and which faults struck in
+        the ten seconds before and after.
+        """
         for process in self._processes:
             for crash in process.crashes:
                 faults = self._struck_between(crash.at, crash.at)
                 yield f"{process.name} left with {crash.code}; {faults}\n{crash.last_words}"
-        for unit in sorted(books.wrong):
-            begun = [one.at for one in self.ledger.begun() if one.unit == unit]
+
+    def history(self, units: Iterable[str]) -> Iterator[str]:
+        """Tell of each of *units* what its client was told, when it was begun, and which faults
+        struck in the ten seconds before and after.
+        """
+        begun_by_unit: dict[str, list[Execution]] = {unit: [] for unit in sorted(units)}
+        for one in self.ledger.begun():
+            if one.unit in begun_by_unit:
+                begun_by_unit[one.unit].append(one)
+        for unit, begun in begun_by_unit.items():
             told = self.ledger.told(unit)
-            moments = begun + [at for _, at in told]
+            moments = [one.at for one in begun] + [at for _, at in told]
             first, last = min(moments, default=0.0), max(moments, default=0.0)
             faults = self._struck_between(first, last)
             said = ", ".join(f"{outcome} {at - first:+.1f} s" for outcome, at in told)
-            times = ", ".join(f"{at - first:+.1f} s" for at in begun)
+            times = ", ".join(f"{one.at - first:+.1f} s by {one.pid}" for one in begun)
             yield f"{unit}: {said or 'nothing said'}; begun {times or 'never'}; {faults}"
 
     def _struck_between(self, first: float, last: float) -> str:

@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
-from mainstay.testing import async_eventually
 from tests.chaos.clients import Ask, Clients
 from tests.chaos.processes import Process
 from tests.chaos.stage import Stage
+from tests.chaos.waiting import async_until
 
 __all__ = ["Traffic"]
 
@@ -61,14 +61,11 @@ class Traffic:
     async def flows(self, count: int) -> None:
         """Return when so many that began after now have been answered well."""
         began = len(self.asks)
-        await async_eventually(
-            lambda: sum(not ask.is_error for ask in self.asks[began:]) >= count,
-            timeout_seconds=60,
-        )
+        await async_until(lambda: sum(not ask.is_error for ask in self.asks[began:]) >= count)
 
     async def fails(self, count: int) -> None:
         """Return when so many errors have been answered since the beginning."""
-        await async_eventually(lambda: self.errors().total() >= count, timeout_seconds=60)
+        await async_until(lambda: self.errors().total() >= count)
 
     def errors(self) -> Counter[int]:
         """How often was each error answered?"""

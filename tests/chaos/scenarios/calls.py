@@ -8,34 +8,43 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
+from typing import Any
 
 from mainstay.failpoints import VARIABLE
-from mainstay.testing import eventually
 from tests.chaos.callers import Callers
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.stage import Stage
 from tests.chaos.subject.service import CALLS_QUEUE, CONCURRENCY
+from tests.chaos.waiting import until
 
-# Generous: how long after its deadline a call may end on a machine that does much else.
+# How long after its deadline a call may end.
 LATE_SECONDS = 5.0
 
 
-@scenario(61, "one of four servers of calls is killed every second")
+@scenario(61, "servers of calls are killed, one every second, while another one is ready")
 def servers_are_killed(stage: Stage) -> None:
     servers = [stage.callee() for _ in range(4)]
     for server in servers:
         server.ready()
 
     def kill() -> None:
-        if stage.random.choice(servers).kill():
+        # Faster than they start on a busy machine, there would never be one to answer.
+        ready = [server for server in servers if server.status("/ready") == 200]
+        if len(ready) > 1 and stage.random.choice(ready).kill():
             stage.fault("call server killed")
 
     callers = Callers(stage)
     enough = stage.pick(short=400, full=10_000)
     with callers.calling(threads=25, tasks=25, seconds=0.1), stage.every(1.0, kill):
-        _until(stage, lambda: stage.ledger.accepted >= enough and stage.faults.total() >= 3)
+        _until(
+            stage,
+            lambda: (
+                stage.ledger.accepted >= enough
+                and stage.faults.total() >= 3
+                and _was_begun_again(stage)
+            ),
+        )
     _check(stage, callers)
-    assert stage.books().redone, "no kill hit a call under way"
 
 
 @scenario(61, "servers of calls die before the work, before the reply and after it")
@@ -57,10 +66,16 @@ def servers_die_at_the_worst_moments(stage: Stage) -> None:
     callers = Callers(stage, timeout_seconds=20.0)
     enough = stage.pick(short=200, full=5_000)
     with callers.calling(threads=8, tasks=8):
-        _until(stage, lambda: stage.ledger.accepted >= enough and len(deaths()) == len(moments))
+        _until(
+            stage,
+            lambda: (
+                stage.ledger.accepted >= enough
+                and len(deaths()) == len(moments)
+                and _was_begun_again(stage)
+            ),
+        )
     stage.faults.update(deaths())
     _check(stage, callers)
-    assert stage.books().redone, "no call was delivered again"
 
 
 @scenario(62, "the broker is killed and comes back while calls are under way")
@@ -75,8 +90,8 @@ def the_broker_is_killed(stage: Stage) -> None:
     for _ in range(stage.pick(short=1, full=5)):
         in_hand = len(stage.ledger.executions()) + 20
         with ThreadPoolExecutor(20) as pool:
-            calls = [pool.submit(callers.call, seconds=2.0) for _ in range(20)]
-            eventually(partial(_have_begun, stage, in_hand))
+            calls = [pool.submit(callers.call, seconds=5.0) for _ in range(20)]
+            until(partial(_have_begun, stage, in_hand))
             stage.server.kill()
             killed_at = time.monotonic()
             stage.fault("broker killed")
@@ -84,10 +99,10 @@ def the_broker_is_killed(stage: Stage) -> None:
             told.append(time.monotonic() - killed_at)
         stage.server.start()
         up_at = time.monotonic()
-        eventually(lambda: _is_answered(stage, callers), timeout_seconds=60.0)
+        until(lambda: _is_answered(stage, callers))
         back.append(time.monotonic() - up_at)
-    stage.figures |= {"told_seconds": max(told), "back_seconds": max(back)}
-    assert max(told) < 20.0, "callers were not told that their broker had gone"
+    stage.figures["back_seconds"] = max(back)
+    stage.note("told_seconds", max(told), limit=20.0)
     assert callers.errors["Disconnected"], callers.errors
     _check(stage, callers)
 
@@ -99,24 +114,31 @@ def connections_are_cut(stage: Stage) -> None:
     callers = Callers(stage)
     enough = stage.pick(short=400, full=10_000)
     with callers.calling(threads=25, tasks=25, seconds=0.1), stage.every(2.0, stage.cut):
-        _until(stage, lambda: stage.ledger.accepted >= enough and stage.faults.total() >= 2)
+        _until(
+            stage,
+            lambda: (
+                stage.ledger.accepted >= enough
+                and stage.faults.total() >= 2
+                and callers.errors["Disconnected"] > 0
+            ),
+        )
     _check(stage, callers)
-    assert callers.errors["Disconnected"], "no cut hit a call under way"
 
 
-@scenario(64, "servers take twice as long as their callers wait")
+@scenario(64, "servers take longer than their callers wait")
 def servers_are_too_slow(stage: Stage) -> None:
     places = 8
     stage.callee(**{CONCURRENCY: str(places)}).ready()
-    callers = Callers(stage, timeout_seconds=1.0)
+    callers = Callers(stage, timeout_seconds=15.0)
     with ThreadPoolExecutor(2 * places) as pool:
-        slow = [pool.submit(callers.call, seconds=2.0) for _ in range(places)]
-        eventually(lambda: _have_begun(stage, places))
+        slow = [pool.submit(callers.call, gate=stage.gate) for _ in range(places)]
+        until(lambda: _have_begun(stage, places))
         in_vain = [pool.submit(callers.call) for _ in range(places)]
         wait(slow + in_vain)
     stage.fault("server slow")
     assert callers.errors == {"DeadlineExceeded": 2 * places}
-    eventually(lambda: stage.calls.late_replies == places)
+    stage.open_gate()
+    until(lambda: stage.calls.late_replies == places)
     _check(stage, callers)
     begun = stage.ledger.executions()
     assert set(begun) == {call.result() for call in slow}, "work was begun that nobody waited for"
@@ -126,16 +148,15 @@ def servers_are_too_slow(stage: Stage) -> None:
 def one_client_is_shared(stage: Stage) -> None:
     stage.callee().ready()
     threads, each = 32, stage.pick(short=100, full=2_000)
+    options: dict[str, Any] = {"function": "echo", "timeout_seconds": 60.0}
 
     def on_a_thread(number: int) -> int:
         asked = [f"{number}-{turn}" for turn in range(each)]
-        return sum(stage.calls.call(CALLS_QUEUE, one, function="echo") != one for one in asked)
+        return sum(stage.calls.call(CALLS_QUEUE, one, **options) != one for one in asked)
 
     async def on_a_task(number: int) -> int:
         asked = [f"{number}-{turn}" for turn in range(each)]
-        return sum(
-            [await stage.calls.acall(CALLS_QUEUE, one, function="echo") != one for one in asked]
-        )
+        return sum([await stage.calls.acall(CALLS_QUEUE, one, **options) != one for one in asked])
 
     async def on_a_loop() -> int:
         return sum(await asyncio.gather(*(on_a_task(-1 - number) for number in range(threads))))
@@ -151,42 +172,46 @@ def one_client_is_shared(stage: Stage) -> None:
 
 @scenario(68, "nobody serves the queue")
 def nobody_is_there(stage: Stage) -> None:
-    callers = Callers(stage, timeout_seconds=30.0)
+    callers = Callers(stage, timeout_seconds=120.0)
     waited = [_seconds_until_refused(callers)]  # the queue was never declared
     server = stage.callee().ready()
-    eventually(lambda: _is_answered(stage, callers))
+    until(lambda: _is_answered(stage, callers))
     assert server.stop() == 0
     waited.append(_seconds_until_refused(callers))
     server.start().ready()
     with ThreadPoolExecutor(1) as pool:
         in_hand = len(stage.ledger.executions()) + 1
-        call = pool.submit(callers.call, seconds=3.0)
-        eventually(lambda: _have_begun(stage, in_hand))
+        call = pool.submit(callers.call, gate=stage.gate)
+        until(lambda: _have_begun(stage, in_hand))
         server.close()
         stage.fault("call server killed")
         killed_at, before = time.monotonic(), callers.errors["Unavailable"]
         wait([call])
         waited.append(time.monotonic() - killed_at)
     assert callers.errors["Unavailable"] == before + 1, callers.errors
-    stage.figures["waited_seconds"] = max(waited)
-    assert max(waited) < 15.0, "a call waited for its deadline in vain"
+    # None of them waited for its deadline: that would have been another error.
+    stage.note("waited_seconds", max(waited), limit=15.0)
+    stage.open_gate()
     server.start()
     _check(stage, callers)
 
 
 def _check(stage: Stage, callers: Callers) -> None:
     """Check what holds for all callers, whatever happened, and that nothing is left of them."""
-    stage.figures["late_seconds"] = callers.late_seconds
+    stage.note("late_seconds", callers.late_seconds, limit=LATE_SECONDS)
     stage.figures |= {f"heard_{name}": count for name, count in callers.errors.items()}
     assert callers.mixed == 0, f"{callers.mixed} callers were given the answer of another"
-    assert callers.late_seconds < LATE_SECONDS, "a call outlasted its deadline"
     stage.settle()
     stage.calls.close()
     assert not stage.reply_paths(), "something is left of callers that are gone"
 
 
 def _until(stage: Stage, check: Callable[[], bool]) -> None:
-    eventually(check, timeout_seconds=stage.pick(short=90, full=1800), every_seconds=0.2)
+    until(check, timeout_seconds=stage.pick(short=900, full=1800), every_seconds=0.2)
+
+
+def _was_begun_again(stage: Stage) -> bool:
+    return max(stage.ledger.executions().values(), default=0) > 1
 
 
 def _have_begun(stage: Stage, count: int) -> bool:

@@ -10,11 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from mainstay.auth import Tokens
 from mainstay.config import Settings
 from mainstay.resources.sqlalchemy import Database, retention
-from mainstay.testing import async_eventually, eventually
-from tests.chaos.clients import Clients
-from tests.chaos.exchanges import Answer, cut, request, said
+from tests.chaos.clients import Ask, Clients
+from tests.chaos.exchanges import Answer, cut, request, said_at_last
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.stage import Stage
+from tests.chaos.waiting import LIMIT_SECONDS, async_until, until
 
 _SECRET = "a secret of the scenarios, longer than 32 bytes"
 _MOMENTS = (
@@ -24,6 +24,16 @@ _MOMENTS = (
     "keys.after_commit",
     "keys.after_answer",
 )
+_UNKNOWN = "it is unknown whether the changes were kept"
+# Why a service whose database is well may not answer now: there is no connection in time, or the
+# one that there is says nothing for too long.
+_REASONS = {
+    "every database connection of this process is in use: try again": "pool_in_use",
+    "the database cannot be reached: is it up, and does database_url name it?": "not_connected",
+    "the database does not answer: try again": "no_answer",
+    "Redis, which keeps idempotency keys, does not answer": "no_answer_of_redis",
+    f"the database closed the connection during the commit: {_UNKNOWN}": "unknown",
+}
 _AT_A_TIME = 12
 _KEYS = "select count(*) from mainstay.idempotency_keys"
 # A claim whose owner died is free again after this long: the deadline of requests.
@@ -47,27 +57,50 @@ def _twins(stage: Stage, **environment: str) -> None:
     for api in apis:
         api.ready()
 
-    async def play() -> Counter[int]:
-        async with Clients(stage, *apis) as clients:
-            units = [stage.ledger.submit() for _ in range(stage.pick(short=40, full=1000))]
+    count = stage.pick(short=40, full=1000)
+    refusals: Counter[str] = Counter()
+
+    async def play() -> Clients:
+        async with Clients(stage, *apis, note=note) as clients:
+            await met(clients)
+            units = [stage.ledger.submit() for _ in range(count)]
             places = asyncio.Semaphore(10)
             await asyncio.gather(*(ten(clients, unit, places) for unit in units))
-            assert not clients.silences, clients.silences
-            return clients.statuses
+        return clients
+
+    def note(ask: Ask) -> None:
+        if ask.status == 503:
+            refusals[ask.detail] += 1
+
+    async def met(clients: Clients) -> None:
+        """Ask for the same while it is being done."""
+        unit = stage.ledger.submit()
+        first = asyncio.create_task(clients.order(unit, gate=stage.gate))
+        twin = asyncio.create_task(clients.order(unit, gate=stage.gate))
+        await async_until(lambda: clients.statuses[409])
+        stage.open_gate()
+        assert _as_given(await first) == _as_given(await twin)
 
     async def ten(clients: Clients, unit: str, places: asyncio.Semaphore) -> None:
         async with places:
             answers = await asyncio.gather(*(clients.order(unit, seconds=0.02) for _ in range(10)))
         first = [one for one in answers if "idempotency-replayed" not in one.headers]
-        assert len(first) == 1, f"{len(first)} answers of {unit} say that they are the first"
+        # None, where the first one heard that it is unknown whether it was done.
+        least = 0 if any(_UNKNOWN in reason for reason in refusals) else 1
+        assert least <= len(first) <= 1, f"{len(first)} answers of {unit} say that they are first"
         assert len({_as_given(one) for one in answers}) == 1, answers
 
-    statuses = asyncio.run(play())
-    # 503 is for those whom a busy machine keeps too long from a connection to the database.
+    clients = asyncio.run(play())
+    statuses = clients.statuses
+    assert not clients.silences, clients.silences
+    # How many are asked to come again says how busy the machine is. What counts for a client: it is
+    # told why and when, comes again, and has its one effect and the answer of all others.
     assert statuses.keys() <= {201, 409, 503}, statuses
-    assert statuses[503] * 10 < statuses[201], statuses
-    assert statuses[409], "no two requests of one key ever met"
+    assert not clients.dishonest, clients.dishonest[:3]
+    assert refusals.keys() <= _REASONS.keys(), refusals
+    assert statuses[201] == 10 * count + 2, statuses
     stage.figures |= {f"answers_{status}": statuses[status] for status in (201, 409, 503)}
+    stage.figures |= {f"refused_{_REASONS[reason]}": n for reason, n in refusals.items()}
 
 
 @scenario(33, "the API dies at six moments of a request with a key", on=("redis",))
@@ -137,7 +170,10 @@ def _work_while_they_die(
         api.ready()
 
     async def play() -> float:
-        async with Clients(stage, *apis) as clients, asyncio.timeout(60 + 10 * len(lives)):
+        async with (
+            Clients(stage, *apis) as clients,
+            asyncio.timeout(LIMIT_SECONDS + 10 * len(lives)),
+        ):
             await asyncio.gather(*(again_and_again(clients) for _ in range(_AT_A_TIME // 2)))
             return clients.slowest_seconds
 
@@ -160,9 +196,8 @@ def one_key_is_used_for_other_things(stage: Stage) -> None:
         async with Clients(stage, api) as clients:
 
             async def ask(path: str, unit: str, headers: dict[str, str]) -> Answer:
-                answer = await clients.ask(path, {"unit": unit}, key="one", headers=headers)
-                assert answer is not None
-                return answer
+                body = {"unit": unit}
+                return await clients.ask_until_answered(path, body, key="one", headers=headers)
 
             first = await ask("/effects", "unit-0-1", ann)
             assert first.status == 201
@@ -189,7 +224,9 @@ def keys_come_in_every_form(stage: Stage) -> None:
         """Say each header as it is; returns the status and the body of the only answer."""
         head = b"POST /keyed/here HTTP/1.1\r\nHost: api\r\nConnection: close\r\n"
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
-        answer = said(api.port, head + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body)
+        answer = said_at_last(
+            api.port, head + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
+        )
         first, _, rest = answer.partition(b"\r\n\r\n")
         assert b"HTTP/1.1" not in rest, f"two answers to one request: {answer!r}"
         return int(first.split()[1]), rest
@@ -223,8 +260,7 @@ def the_first_answer_was_an_error(stage: Stage) -> None:
 
             async def ask(place: str, **body: str) -> tuple[int, bool]:
                 sent = body or {"unit": "unit-0-1"}
-                answer = await clients.ask(f"/keyed/{place}", sent, key=place)
-                assert answer is not None
+                answer = await clients.ask_until_answered(f"/keyed/{place}", sent, key=place)
                 return answer.status, "idempotency-replayed" in answer.headers
 
             for place, status in (("broken", 500), ("limited", 429)):
@@ -242,7 +278,7 @@ def the_first_answer_was_an_error(stage: Stage) -> None:
 
 @scenario(37, "old keys are purged while requests are under way", on=("redis",))
 def old_keys_are_purged(stage: Stage) -> None:
-    api = stage.api().ready()
+    api = stage.api(APP_REQUEST_TIMEOUT_SECONDS=str(LIMIT_SECONDS)).ready()
     settings = Settings(env="test", database_url=stage.database_url)
     database = Database(url=stage.database_url)
     purged: Counter[str] = Counter()
@@ -255,27 +291,29 @@ def old_keys_are_purged(stage: Stage) -> None:
 
     async def a_day(clients: Clients, key: str) -> None:
         async def is_replayed() -> bool:
-            answer = await clients.ask("/keyed/missing", {"unit": "unit-0-0"}, key=key)
-            assert answer is not None
+            body = {"unit": "unit-0-0"}
+            answer = await clients.ask_until_answered("/keyed/missing", body, key=key)
             return "idempotency-replayed" in answer.headers
 
         units = [stage.ledger.submit() for _ in range(5)]
-        slow = [asyncio.create_task(clients.order(unit, seconds=2.0)) for unit in units]
-        await async_eventually(lambda: set(units) <= stage.ledger.executions().keys())
+        gate = stage.folder / key
+        slow = [asyncio.create_task(clients.order(unit, gate=str(gate))) for unit in units]
+        await async_until(lambda: set(units) <= stage.ledger.executions().keys())
         assert [await is_replayed(), await is_replayed()] == [False, True]
         # For all keys, those of requests that are under way too.
         stage.sql("update mainstay.idempotency_keys set expires_at = expires_at - interval '25 h'")
         stage.fault("a day passed")
-        await async_eventually(
+        await async_until(
             lambda: stage.sql(f"{_KEYS} where expires_at < now() and status is not null") == "0"
         )
         assert not await is_replayed(), "given again after its retention"
         twins = [
-            clients.ask("/effects", {"unit": unit, "seconds": 2.0}, key=unit) for unit in units
+            clients.ask_until_answered("/effects", {"unit": unit, "gate": str(gate)}, key=unit)
+            for unit in units
         ]
         for twin in await asyncio.gather(*twins):
-            assert twin is not None
-            assert twin.status == 409 or "idempotency-replayed" in twin.headers, twin
+            assert twin.status == 409, twin
+        gate.touch()
         await asyncio.gather(*slow)
 
     with stage.every(0.02, lambda: purged.update(retention.purge(database, settings))):
@@ -296,8 +334,16 @@ def clients_go_away(stage: Stage) -> None:
             keyed = [come_back(clients, stage.ledger.submit(), places) for _ in range(count)]
             plain = [leave(stage.ledger.submit(), places) for _ in range(count)]
             await asyncio.gather(*keyed, *plain)
+            # On a busy machine all of them may have gone before their requests were begun.
+            while effects() <= stage.ledger.accepted:
+                await leave(stage.ledger.submit(), places, seconds=1.0)
 
-    async def leave(unit: str, places: asyncio.Semaphore, key: str = "") -> None:
+    def effects() -> int:
+        return int(stage.sql("select count(distinct unit) from public.effects"))
+
+    async def leave(
+        unit: str, places: asyncio.Semaphore, key: str = "", seconds: float = 0.15
+    ) -> None:
         body = {"unit": unit, "seconds": 0.02, "sql_seconds": 0.02}
         data = request(
             "/effects",
@@ -305,7 +351,7 @@ def clients_go_away(stage: Stage) -> None:
             headers={"Idempotency-Key": key} if key else None,
         )
         async with places:
-            await cut(api.port, data, stage.random.uniform(0.0, 0.15))
+            await cut(api.port, data, stage.random.uniform(0.0, seconds))
             stage.fault("client gone")
 
     async def come_back(clients: Clients, unit: str, places: asyncio.Semaphore) -> None:
@@ -315,12 +361,10 @@ def clients_go_away(stage: Stage) -> None:
 
     asyncio.run(play())
     held = "from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid()"
-    eventually(lambda: stage.sql(f"select count(*) {held} and state <> 'idle'") == "0")
+    until(lambda: stage.sql(f"select count(*) {held} and state <> 'idle'") == "0")
     assert int(stage.sql(f"select count(*) {held}")) <= 5 + 1, "more connections than the pool has"
-    effects = stage.sql("select count(distinct unit) from public.effects")
-    stage.figures["effects"] = int(effects)
+    stage.figures["effects"] = effects()
     assert stage.sql(f"{_KEYS} where status = 201") == str(stage.ledger.accepted)
-    assert int(effects) > stage.ledger.accepted, "no client went away after its effect"
 
 
 def _as_given(answer: Answer) -> tuple[int, bytes, str]:

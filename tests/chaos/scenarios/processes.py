@@ -17,15 +17,16 @@ from typing import Self
 import psycopg
 
 from mainstay.resources.sqlalchemy import migrate
-from mainstay.testing import eventually
 from tests.chaos.callers import Callers
 from tests.chaos.clients import Clients
 from tests.chaos.processes import Process
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage
+from tests.chaos.waiting import LIMIT_SECONDS, until
 
 _MIGRATING = Path(__file__).parents[1] / "subject" / "migrating"
+_WAITS = "another process is changing the schema"
 _TERM, _INT, _HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 # With which exit codes a process may leave that has work in hand. A second signal may come when all
 # of that is done, and the process is no more than a Python that comes to its end.
@@ -88,7 +89,7 @@ class _Ends:
         for way in self._ways:
             self._process.start().ready()
             self._given += (self._clients.submit(self._work) for _ in range(4))
-            eventually(self._is_at_work)
+            until(self._is_at_work)
             self._tell(way, *_WAYS[way])
         self._process.start()
         for each in self._given:
@@ -99,7 +100,7 @@ class _Ends:
         code = self._process.tell(*signals, pause_seconds=self._moments[1] / 5)
         self._stage.fault(way)
         assert code in codes, f"{self._process.name} left with {code} after {way}"
-        eventually(lambda: not Process.left_by(pid))
+        until(lambda: not Process.left_by(pid))
 
     def _is_at_work(self) -> bool:
         pids = {self._process.pid, *self._process.children}
@@ -115,24 +116,23 @@ class _Ends:
 def replicas_migrate(stage: Stage) -> None:
     url = stage.create_database("migrated")
     api = stage.api(DATABASE_URL=url)
-    eventually(lambda: api.status("/healthz") == 200, timeout_seconds=60)
+    until(lambda: api.status("/healthz") == 200)
     assert api.status("/ready") == 503, "ready without a schema"
     with ExitStack() as stack:
         replicas = [
             stack.enter_context(_Replica(stage, f"replica-{number}", url))
             for number in range(stage.pick(short=4, full=10))
         ]
-        at_it = eventually(
-            lambda: [one for one in replicas if "applied first" in one.said], timeout_seconds=60
-        )
+        at_it = until(lambda: [one for one in replicas if "applied first" in one.said])
+        until(lambda: any(_WAITS in one.said for one in replicas))
         at_it[0].kill()
         stage.fault("replica killed")
+        stage.open_gate()
         codes = [one.wait() for one in replicas]
     assert sorted(codes) == [-signal.SIGKILL] + [0] * (len(replicas) - 1), codes
     did = sum("applied second" in one.said for one in replicas)
-    waited = sum("another process is changing the schema" in one.said for one in replicas)
+    waited = sum(_WAITS in one.said for one in replicas)
     assert did == 1, f"{did} replicas did it"
-    assert waited, "no two replicas met"
     assert all(position.is_at_head for position in migrate.current(url, _MIGRATING))
     with psycopg.connect(url) as connection:
         rows = connection.execute("select count(*), count(note) from migrated").fetchone()
@@ -150,7 +150,10 @@ class _Replica:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "mainstay", "db", "upgrade"],
                 cwd=_MIGRATING,
-                env={"PATH": os.environ["PATH"], **stage.environment(DATABASE_URL=url)},
+                env={
+                    "PATH": os.environ["PATH"],
+                    **stage.environment(DATABASE_URL=url, CHAOS_GATE=stage.gate),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -164,7 +167,7 @@ class _Replica:
         self._process.kill()
 
     def wait(self) -> int:
-        return self._process.wait(120)
+        return self._process.wait(LIMIT_SECONDS)
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from tests.chaos.storm import Storm
 from tests.chaos.wires import Wires
 
 TELL_SECONDS = 10.0
-# Generous: how long after its deadline a call may end, when all stands still for a while.
+# How long after its deadline a call may end, when all stands still for a while.
 LATE_SECONDS = 10.0
 # Where processes die by themselves now and then, whatever else befalls them.
 _DIES = {
@@ -27,7 +27,7 @@ _DIES = {
 def soak(stage: Stage) -> None:
     redis = stage.broker == "redis"
     units = stage.pick(short=500, full=40_000 if redis else 60_000)
-    least, longest = stage.pick(short=8, full=150), stage.pick(short=120, full=3000)
+    least, longest = stage.pick(short=8, full=150), stage.pick(short=1500, full=3000)
     with Wires() as wires:
         # Half of the processes reach their servers over wires that can be disturbed.
         broker = wires.to(stage.broker_url)
@@ -70,23 +70,22 @@ def soak(stage: Stage) -> None:
                     f"{told - began:5.0f} s  accepted {accepted}, waiting {load.waiting}, "
                     f"faults {faults.total()} of {len(faults)} kinds"
                 )
-            return accepted >= units and faults.total() >= least
+            has_hit = max(stage.ledger.executions().values(), default=0) > 1
+            return accepted >= units and faults.total() >= least and has_hit
 
         with load.running(), storm.raging():
             while not is_enough():
                 time.sleep(0.5)
         assert sender.stop() == 0
-        stage.settle(timeout_seconds=300.0)
+        stage.settle()
         unclean = ends.unclean + [f"{name} {code}" for name, code in stage.stop().items()]
     for process in armed:
         stage.faults.update(process.failpoints)
     stage.figures["seconds"] = time.monotonic() - began
-    stage.figures["late_seconds"] = load.callers.late_seconds
+    stage.note("late_seconds", load.callers.late_seconds, limit=LATE_SECONDS)
     stage.figures["slowest_end_seconds"] = ends.slowest_seconds
     assert not unclean, f"who was asked to end did not do it well: {unclean}"
-    assert load.callers.late_seconds < LATE_SECONDS, "a call outlasted its deadline"
     assert load.callers.mixed == 0, f"{load.callers.mixed} callers had the answer of another"
-    assert stage.books().redone, "no fault hit a unit under way"
     assert not stage.reply_paths(), "something is left of callers that are gone"
 
 

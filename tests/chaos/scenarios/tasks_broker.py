@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import itertools
 import time
 from collections import Counter
 from collections.abc import Callable
 
-from mainstay.testing import eventually
 from tests.chaos.processes import Process
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage
 from tests.chaos.subject.service import QUEUE
+from tests.chaos.waiting import until
 
-# Generous: a sender is told within two seconds, on a machine that does nothing else.
+# A sender is told within two seconds, on a machine that does nothing else.
 TOLD_SECONDS = 20.0
 # What RabbitMQ has where nobody says otherwise.
-DISK_FREE_LIMIT, MEMORY_WATERMARK = "50MB", "0.4"
+DISK_FREE_LIMIT, MEMORY_WATERMARK = '"50MB"', "0.4"
 CONSUMER_TIMEOUT_MS, CHANNEL_TICK_MS = 1_800_000, 60_000
 
 
@@ -27,14 +27,15 @@ def the_broker_is_killed_under_a_backlog(stage: Stage) -> None:
     stage.worker().ready().stop()  # a worker declares more than what a sender needs
     senders = Senders(stage)
     senders.send_many(count)
-    assert senders.outcomes == {"accepted": count}, senders.errors
+    senders.insist()
+    count = stage.ledger.accepted
     stage.keep_declarations()
     worker = stage.worker(concurrency=4).ready()
     back = []
     for turn in range(1, kills + 1):
         _until_left(stage, count - count * turn // (kills + 1))
         back.append(_kill_broker(stage))
-    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.settle()
     stage.figures |= {"back_seconds": max(back), "resurrected": _resurrected(worker)}
     assert stage.books().done == count
 
@@ -51,53 +52,59 @@ def the_broker_is_killed_under_senders(stage: Stage) -> None:
             _until_accepted(senders, stage.pick(short=100, full=1_000))
             back.append(_kill_broker(stage))
         _until_accepted(senders, 50)
-    stage.figures |= {"back_seconds": max(back), "told_seconds": senders.slowest_seconds}
+    stage.figures["back_seconds"] = max(back)
     stage.figures["unknown_at_first"] = senders.insist()
-    stage.settle(timeout_seconds=stage.pick(short=90, full=600))
+    stage.settle()
     stage.figures["resurrected"] = _resurrected(worker)
-    assert senders.slowest_seconds < TOLD_SECONDS, "a sender was not told"
+    stage.note("told_seconds", senders.slowest_seconds, limit=TOLD_SECONDS)
 
 
 @scenario(19, "the broker has no room on its disk", on=("rabbitmq",))
 def the_disk_is_full(stage: Stage) -> None:
     def limit(free: str) -> None:
-        stage.servers.rabbitmq.ctl("set_disk_free_limit", free)
+        stage.servers.rabbitmq.evaluate(f"rabbit_disk_monitor:set_disk_free_limit({free}).")
 
-    errors = _under_alarm(
-        stage, "disk alarm", lambda: limit("100000GB"), lambda: limit(DISK_FREE_LIMIT)
+    senders = _under_alarm(
+        stage, "disk alarm", lambda: limit('"100000GB"'), lambda: limit(DISK_FREE_LIMIT)
     )
-    assert set(errors) == {"Unconfirmed"}, errors
+    assert senders.errors["Unconfirmed"]
+    assert not senders.errors_except(), senders.errors
 
 
 @scenario(20, "the broker has no memory left")
 def the_memory_is_full(stage: Stage) -> None:
     def limit(share: str, most_bytes: int) -> None:
         if stage.broker == "rabbitmq":
-            stage.servers.rabbitmq.ctl("set_vm_memory_high_watermark", share)
+            set_share = f"vm_memory_monitor:set_vm_memory_high_watermark({share})."
+            stage.servers.rabbitmq.evaluate(set_share)
         else:
             stage.servers.redis.command(f"CONFIG SET maxmemory {most_bytes}")
 
-    errors = _under_alarm(
+    senders = _under_alarm(
         stage, "memory alarm", lambda: limit("0.0001", 1), lambda: limit(MEMORY_WATERMARK, 0)
     )
-    assert set(errors) == {"Unconfirmed" if stage.broker == "rabbitmq" else "Overloaded"}, errors
+    expected = "Unconfirmed" if stage.broker == "rabbitmq" else "Overloaded"
+    assert senders.errors[expected]
+    assert not senders.errors_except(expected), senders.errors
 
 
 @scenario(20, "a queue is as long as it may be", on=("rabbitmq",))
 def a_queue_is_full(stage: Stage) -> None:
     senders, most = Senders(stage), 20
     senders.send()
-    policy = ["^chaos$", json.dumps({"max-length": most}), "--apply-to", "queues"]
-    stage.servers.rabbitmq.ctl("set_policy", "-p", stage.name, "short", *policy)
+    path = f"/policies/{stage.name}/short"
+    policy = {"pattern": "^chaos$", "definition": {"max-length": most}, "apply-to": "queues"}
+    stage.servers.rabbitmq.manage("PUT", path, policy)
     stage.fault("queue full")
     senders.send_many(stage.pick(short=200, full=5_000))
     assert senders.outcomes["accepted"] >= most
-    assert senders.outcomes["refused"] > senders.outcomes["accepted"], senders.outcomes
-    assert set(senders.errors) == {"Overloaded"}, senders.errors
+    assert senders.errors["Overloaded"], senders.outcomes
+    assert not senders.errors_except("Overloaded"), senders.errors
     stage.worker().ready()
     stage.settle()
-    stage.servers.rabbitmq.ctl("clear_policy", "-p", stage.name, "short")
+    stage.servers.rabbitmq.manage("DELETE", path)
     senders.send_many(20)
+    senders.insist()
     stage.settle()
     assert stage.books().unknown == 0
 
@@ -119,30 +126,35 @@ def a_queue_is_deleted(stage: Stage) -> None:
             _until_accepted(senders, 1)
         senders.send(options={"exchange": QUEUE, "routing_key": "nowhere"})
         stage.fault("sent nowhere")
+    senders.insist()
     stage.settle()
-    assert set(senders.errors) == {"NoRoute"}, senders.errors
+    assert senders.errors["NoRoute"]
+    assert not senders.errors_except("NoRoute"), senders.errors
     assert stage.books().unknown == 0
 
 
-@scenario(22, "all connections are cut every three seconds")
+@scenario(22, "all connections are cut while tasks are in progress")
 def connections_are_cut(stage: Stage) -> None:
     for worker in [stage.worker(concurrency=2), stage.worker(concurrency=2)]:
         worker.ready()
     senders = Senders(stage, ahead=8)
-    with stage.every(3.0, stage.cut), senders.sending(seconds=0.3):
-        eventually(
-            lambda: stage.faults["connections cut"] >= stage.pick(short=3, full=20),
-            timeout_seconds=300.0,
-        )
+    with senders.sending(seconds=0.3):
+        for turn in itertools.count(1):
+            _until_next(stage)
+            stage.cut()
+            # On Redis a worker takes another connection and goes on with what it has.
+            has_hit = stage.broker == "redis" or max(stage.ledger.executions().values()) > 1
+            if turn >= stage.pick(short=3, full=20) and has_hit:
+                break
+            assert turn < 200, "no cut hits a task that is in progress"
     senders.insist()
     stage.settle()
-    # On Redis a worker takes another connection and goes on with what it has.
-    assert stage.broker == "redis" or stage.books().redone, "no cut hit a task under way"
 
 
 @scenario(24, "a task takes longer than its broker waits for the acknowledgement", on=("rabbitmq",))
 def a_task_outlasts_the_consumer_timeout(stage: Stage) -> None:
-    _wait_for_acknowledgements(stage, CONSUMER_TIMEOUT_MS // 1_800, CHANNEL_TICK_MS // 240)
+    # Long enough for any other task to be done, on a busy machine too.
+    _wait_for_acknowledgements(stage, CONSUMER_TIMEOUT_MS // 360, CHANNEL_TICK_MS // 240)
     try:
         stage.worker().ready()
         senders = Senders(stage)
@@ -160,35 +172,35 @@ def a_task_outlasts_the_consumer_timeout(stage: Stage) -> None:
 def _wait_for_acknowledgements(stage: Stage, timeout_ms: int, tick_ms: int) -> None:
     settings = {"consumer_timeout": timeout_ms, "channel_tick_interval": tick_ms}
     told = ", ".join(f"application:set_env(rabbit, {k}, {v})" for k, v in settings.items())
-    stage.servers.rabbitmq.ctl("eval", f"{told}.")
+    stage.servers.rabbitmq.evaluate(f"{told}.")
 
 
 def _under_alarm(
     stage: Stage, kind: str, begin: Callable[[], None], end: Callable[[], None]
-) -> Counter[str]:
+) -> Senders:
     """Send on while the broker takes nothing, and again what nobody knows of afterwards; returns
-    what the senders heard.
+    the senders.
     """
     stage.worker().ready()
     senders = Senders(stage, ahead=20)
     with senders.sending():
         _until_accepted(senders, 50)
         try:
+            before = senders.errors.total()
             begin()
             # A worker may take nothing from such a broker, so the senders do not wait for it.
             senders.ahead = 0
             stage.fault(kind)
-            eventually(lambda: senders.errors.total() >= 8, timeout_seconds=120.0)
+            until(lambda: senders.errors.total() >= before + 8)
             time.sleep(stage.pick(short=0, full=30))
         finally:
             end()
             senders.ahead = 20
         _until_accepted(senders, 50)
-    stage.figures["told_seconds"] = senders.slowest_seconds
     stage.figures["unknown_at_first"] = senders.insist()
     stage.settle()
-    assert senders.slowest_seconds < TOLD_SECONDS, "a sender was not told"
-    return senders.errors
+    stage.note("told_seconds", senders.slowest_seconds, limit=TOLD_SECONDS)
+    return senders
 
 
 def _kill_broker(stage: Stage) -> float:
@@ -197,23 +209,25 @@ def _kill_broker(stage: Stage) -> float:
     stage.fault("broker killed")
     stage.server.start()
     up_at = time.time()
-    last = eventually(
-        lambda: [one for one in stage.ledger.begun()[-1:] if one.at > up_at],
-        timeout_seconds=120.0,
-        every_seconds=0.1,
-    )
+    last = until(lambda: [one for one in stage.ledger.begun()[-1:] if one.at > up_at])
     return round(last[0].at - up_at, 3)
+
+
+def _until_next(stage: Stage) -> None:
+    """Wait until one more task is begun."""
+    before = len(stage.ledger.begun())
+    until(lambda: len(stage.ledger.begun()) > before)
 
 
 def _until_left(stage: Stage, count: int) -> None:
     """Wait until only so many units have not been begun."""
-    eventually(lambda: stage.ledger.not_begun() <= count, timeout_seconds=600.0)
+    until(lambda: stage.ledger.not_begun() <= count, timeout_seconds=600.0)
 
 
 def _until_accepted(senders: Senders, count: int) -> None:
     """Wait until so many more tasks are accepted."""
     enough = senders.outcomes["accepted"] + count
-    eventually(lambda: senders.outcomes["accepted"] >= enough, timeout_seconds=120.0)
+    until(lambda: senders.outcomes["accepted"] >= enough, timeout_seconds=600.0)
 
 
 def _resurrected(worker: Process) -> int:

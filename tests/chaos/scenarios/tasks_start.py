@@ -7,12 +7,13 @@ import signal
 import time
 from contextlib import suppress
 
-from mainstay.testing import FaultProxy, eventually
+from mainstay.testing import FaultProxy
 from tests.chaos.deaths import percentiles, until_gone
 from tests.chaos.processes import Process
 from tests.chaos.scenarios.catalogue import scenario
 from tests.chaos.senders import Senders
 from tests.chaos.stage import Stage
+from tests.chaos.waiting import until
 from tests.chaos.wires import Wires
 
 CANARY = "canary-of-the-coal-mine"
@@ -84,10 +85,10 @@ def the_broker_is_closed(stage: Stage) -> None:
 
 
 def _first_children(worker: Process) -> list[int]:
-    return eventually(lambda: worker.children, timeout_seconds=60.0, every_seconds=0.002)
+    return until(lambda: worker.children, every_seconds=0.002)
 
 
 def _until_it_has_tried(worker: Process, times: int) -> None:
     """Wait until it has said so often that the broker cannot be reached."""
     said = "cannot be reached"
-    eventually(lambda: worker.log.read_text().count(said) >= times, timeout_seconds=60.0)
+    until(lambda: worker.log.read_text().count(said) >= times)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from mainstay.errors import LimitExceeded, NotFound
 from mainstay.http.fastapi import Work, create_app, idempotent, keyed, work
-from tests.chaos.subject.service import begun, database, effect, service
+from tests.chaos.subject.service import GATE_SECONDS, begun, database, effect, is_open, service
 
 app = create_app(service)
 
@@ -27,11 +27,13 @@ class Order(BaseModel):
     Args:
         unit: Its id.
         seconds: How long the handler works before the effect.
+        gate: A file that must be there before the effect.
         sql_seconds: How long a statement takes after it.
     """
 
     unit: str = Field(pattern=r"^unit-[0-9a-f]+-\d+$")
     seconds: float = Field(default=0.0, le=60.0)
+    gate: str = ""
     sql_seconds: float = Field(default=0.0, le=60.0)
 
 
@@ -47,6 +49,8 @@ async def record(order: Order, w: Keyed) -> Receipt:
     """Leave the effect of a unit."""
     begun(order.unit)
     await asyncio.sleep(order.seconds)
+    while not is_open(order.gate):  # noqa: ASYNC110 - another process creates the file
+        await asyncio.sleep(GATE_SECONDS)
     await _effect(w, order.unit)
     if order.sql_seconds:
         await w.session.execute(_SLEEP, {"seconds": order.sql_seconds})

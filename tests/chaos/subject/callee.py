@@ -13,7 +13,15 @@ from sqlalchemy.orm import Session
 from mainstay.errors import AlreadyDone
 from mainstay.resources.sqlalchemy import inbox
 from mainstay.rpc import Call, Functions, run
-from tests.chaos.subject.service import CALLS_QUEUE, CONCURRENCY, begun, database, effect, service
+from tests.chaos.subject.service import (
+    CALLS_QUEUE,
+    CONCURRENCY,
+    begun,
+    database,
+    effect,
+    service,
+    wait_for,
+)
 
 functions = Functions()
 _session: ContextVar[Session] = ContextVar("session")
@@ -21,8 +29,9 @@ _session: ContextVar[Session] = ContextVar("session")
 
 @functions.function
 def record(data: dict[str, Any]) -> str:
-    """Leave the effect of a unit, after working for a while."""
+    """Leave the effect of a unit, after working for a while, and not before its gate is there."""
     unit = str(data["unit"])
+    wait_for(data.get("gate", ""))
     time.sleep(data.get("seconds", 0.0))
     effect(_session.get().connection(), unit)
     return unit

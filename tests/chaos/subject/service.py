@@ -16,6 +16,7 @@ from mainstay.rpc import Calls
 EXECUTIONS = "CHAOS_EXECUTIONS"
 CONCURRENCY = "CHAOS_CONCURRENCY"
 CONSUMER_TIMEOUT_SECONDS = "CHAOS_CONSUMER_TIMEOUT_SECONDS"
+GATE_SECONDS = 0.02
 QUEUE = "chaos"
 CALLS_QUEUE = "chaos_calls"
 EFFECTS_TABLE = """create table public.effects (
@@ -33,6 +34,17 @@ def begun(unit: str) -> None:
     """Write down, outside of anything under test, that *unit* is being worked on."""
     with Path(os.environ[EXECUTIONS]).open("ab", buffering=0) as file:
         file.write(f"{unit} {os.getpid()} {time.time():.6f}\n".encode())
+
+
+def wait_for(gate: str) -> None:
+    """Return when the file *gate* exists; at once when it has no name."""
+    while not is_open(gate):
+        time.sleep(GATE_SECONDS)
+
+
+def is_open(gate: str) -> bool:
+    """Does the file *gate* exist, or has it no name?"""
+    return not gate or Path(gate).exists()
 
 
 def effect(connection: Connection, unit: str) -> None:

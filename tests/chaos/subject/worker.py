@@ -21,6 +21,7 @@ from tests.chaos.subject.service import (
     begun,
     effect,
     service,
+    wait_for,
 )
 
 _SPARE_BYTES = 64 * 2**20
@@ -32,9 +33,10 @@ celery_app = create_celery_app(service, queues=[_queue])
 
 
 @celery_app.task(name="record", once=True)
-def record(unit: str, seconds: float = 0.0, *, session: Session) -> None:
-    """Leave the effect of *unit*, after working for a while."""
+def record(unit: str, seconds: float = 0.0, gate: str = "", *, session: Session) -> None:
+    """Leave the effect of *unit*, after working for a while, and not before *gate* is there."""
     begun(unit)
+    wait_for(gate)
     time.sleep(seconds)
     effect(session.connection(), unit)
 

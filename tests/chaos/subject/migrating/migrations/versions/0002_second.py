@@ -1,5 +1,9 @@
 """Something that takes long enough to be killed in."""
 
+import os
+import time
+from pathlib import Path
+
 from alembic import op
 
 revision = "second"
@@ -9,5 +13,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("select pg_sleep(1)")
+    gate = os.environ.get("CHAOS_GATE", "")
+    while gate and not Path(gate).exists():
+        time.sleep(0.02)
     op.execute("alter table migrated add column note text")

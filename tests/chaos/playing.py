@@ -58,7 +58,7 @@ def play(
             if scenario.keeps_books:
                 stage.settle()
         except Exception:
-            for line in stage.crash_reports():
+            for line in (*stage.crash_reports(), *stage.last_words()):
                 say(line)
             raise
         books = stage.books()

@@ -111,6 +111,12 @@ class Process:
         found = [json.loads(line) for line in lines if line.startswith(b"{") and line[-1:] == b"}"]
         return [line for line in found if line.get("event") == event]
 
+    def last_words(self) -> str:
+        """Return the end of its log."""
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - _LAST_WORDS_BYTES))
+            return log.read().decode(errors="replace")
+
     def start(self) -> Process:
         """Start it, and from now on start it again whenever it ends."""
         with self._lock:
@@ -264,12 +270,7 @@ class Process:
                     return
                 if self._process is not None and (code := self._process.poll()) is not None:
                     if code != -signal.SIGKILL or not self._is_armed:
-                        self.crashes.append(Crash(code, time.time(), self._last_words()))
+                        self.crashes.append(Crash(code, time.time(), self.last_words()))
                     self._process = None
                 if self._process is None:
                     self._spawn()
-
-    def _last_words(self) -> str:
-        with self.log.open("rb") as log:
-            log.seek(max(0, self.log.stat().st_size - _LAST_WORDS_BYTES))
-            return log.read().decode(errors="replace")

@@ -431,6 +431,11 @@ class Stage:
                 faults = self._struck_between(crash.at, crash.at)
                 yield f"{process.name} left with {crash.code}; {faults}\n{crash.last_words}"
 
+    def last_words(self) -> Iterator[str]:
+        """Tell what each process logged last."""
+        for process in self._processes:
+            yield f"{process.name} logged last:\n{process.last_words()}"
+
     def history(self, units: Iterable[str]) -> Iterator[str]:
         """Tell of each of *units* what its client was told, when it was begun, and which faults
         struck in the ten seconds before and after.

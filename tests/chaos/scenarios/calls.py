@@ -88,10 +88,11 @@ def the_broker_is_killed(stage: Stage) -> None:
     stage.keep_declarations()
     told, back = [], []
     for _ in range(stage.pick(short=1, full=5)):
-        in_hand = len(stage.ledger.executions()) + 20
+        in_hand = len(stage.ledger.executions()) + 20 + callers.errors.total()
         with ThreadPoolExecutor(20) as pool:
             calls = [pool.submit(callers.call, seconds=5.0) for _ in range(20)]
-            until(partial(_have_begun, stage, in_hand))
+            # A call may be refused on a busy machine.
+            until(partial(_have_begun, stage, in_hand, callers))
             stage.server.kill()
             killed_at = time.monotonic()
             stage.fault("broker killed")
@@ -214,8 +215,10 @@ def _was_begun_again(stage: Stage) -> bool:
     return max(stage.ledger.executions().values(), default=0) > 1
 
 
-def _have_begun(stage: Stage, count: int) -> bool:
-    return len(stage.ledger.executions()) >= count
+def _have_begun(stage: Stage, count: int, callers: Callers | None = None) -> bool:
+    """Were so many calls begun? Where *callers* are given, their errors count too."""
+    failed = 0 if callers is None else callers.errors.total()
+    return len(stage.ledger.executions()) + failed >= count
 
 
 def _is_answered(stage: Stage, callers: Callers) -> bool:

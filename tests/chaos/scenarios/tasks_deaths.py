@@ -106,8 +106,11 @@ def workers_are_evicted(stage: Stage) -> None:
     workers = [stage.worker(concurrency=2, APP_GRACE_SECONDS=str(grace)) for _ in range(2)]
     for worker in workers:
         worker.ready()
-    units = Senders(stage).send_many(4, seconds=seconds, gate=stage.gate)
-    until(lambda: len(stage.ledger.executions()) == len(units))
+    senders = Senders(stage)
+    while stage.ledger.accepted < 4:  # a queue may refuse while it is being declared
+        senders.send(seconds=seconds, gate=stage.gate)
+        senders.insist()
+    until(lambda: len(stage.ledger.executions()) == 4)
     evicted, _other = workers
     assert evicted.evict(grace) in (0, -9)
     stage.fault("worker evicted")

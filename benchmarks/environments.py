@@ -1,6 +1,7 @@
 """Where does a lane run? Ours as in production, its peers at their newest versions.
 
 Neither is ``.venv``: that one has tools in it that take part in every start of Python.
+An environment counts as complete from the moment its stamp is written, which is last of all.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools.environment import environment_of_uv
+from tools.environment import clear, environment_of_uv, locked, remove, write
 
 __all__ = ["OURS", "PEERS", "ROOT", "WORKSHOP", "Environment"]
 
@@ -43,22 +44,31 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        return WORKSHOP / self.name / "bin" / "python"
+        return self._folder / "bin" / "python"
 
     def prepare(self, *, upgrade: bool = False) -> None:
         """Make it, unless it is there and as it should be."""
         if not upgrade and self._is_ready():
             return
-        print(f"installing what is measured into {self.python.parent.parent}", flush=True)
-        uv, environment = [sys.executable, "-m", "uv"], environment_of_uv()
-        venv = [*uv, "venv", "--quiet", "--clear", "--python", sys.executable]
-        subprocess.run([*venv, str(WORKSHOP / self.name)], check=True, env=environment)
-        install = [*uv, "pip", "install", "--quiet", "--compile-bytecode"]
-        python = ["--python", str(self.python)]
-        subprocess.run(
-            [*install, *python, *self.requirements], check=True, env=environment, cwd=ROOT
+        with locked(self._folder) as lock:
+            if not upgrade and self._is_ready():  # made by the process that held the lock
+                return
+            print(f"installing what is measured into {self._folder}", flush=True)
+            remove(self._stamp)
+            clear(self._folder)
+            # An existing folder, for the lock is in it.
+            self._uv(lock, "venv", "--allow-existing", "--python", sys.executable, self._folder)
+            options = ("--compile-bytecode", "--python", self.python)
+            self._uv(lock, "pip", "install", *options, *self.requirements)
+            write(self._stamp, self._fingerprint())
+
+    def _uv(self, lock: int, *words: str | Path) -> None:
+        command = [sys.executable, "-m", "uv", "--quiet", *map(str, words)]
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment_of_uv(), pass_fds=[lock], check=False
         )
-        self._stamp.write_text(self._fingerprint())
+        if ended.returncode:
+            sys.exit(f"{self._folder} could not be made: the reason that uv gave stands above")
 
     def versions(self, packages: tuple[str, ...]) -> dict[str, str]:
         """Return the versions of *packages* that are installed here."""
@@ -66,8 +76,12 @@ class Environment:
         return {package: installed.get(_normal(package), "?") for package in packages}
 
     @property
+    def _folder(self) -> Path:
+        return WORKSHOP / self.name
+
+    @property
     def _stamp(self) -> Path:
-        return WORKSHOP / self.name / "as-it-should-be"
+        return self._folder / "as-it-should-be"
 
     def _is_ready(self) -> bool:
         try:
@@ -79,7 +93,8 @@ class Environment:
         return not self.is_newest or age < _WEEK_SECONDS
 
     def _fingerprint(self) -> str:
-        decides = f"{sys.version} {self.requirements} {self.decides}"
+        # With its place: what is installed from this tree points to it.
+        decides = f"{sys.version} {self._folder} {self.requirements} {self.decides}"
         return hashlib.sha256(decides.encode()).hexdigest()
 
 

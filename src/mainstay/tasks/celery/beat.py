@@ -118,8 +118,10 @@ class Scheduler(beat.Scheduler):
             entry.schedule.nowfun = lambda: self._now
             try:
                 is_due, seconds = entry.schedule.is_due(last.astimezone(self.app.timezone))
-            except Exception:  # noqa: BLE001 - one that cannot be told must not stop the others
-                is_due, seconds = self._is_due_failed(entry)
+            except Exception as error:  # noqa: BLE001 - one that fails must not stop the others
+                # Celery 5.7 has a method for this, Celery 5.6 has none.
+                self._tell("error", f"{name}: its next run is unknown", "schedule_failed", error)
+                is_due, seconds = False, self.max_interval
             if is_due:
                 seconds = self._fire(entry, last, tick_at(entry.schedule, last, now))
             pause = min(pause, seconds)

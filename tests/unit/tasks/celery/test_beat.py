@@ -151,13 +151,18 @@ class Unknowable(BaseSchedule):  # type: ignore[misc] # Celery is without types
         raise ValueError("who knows")
 
 
-def test_a_schedule_that_cannot_be_told_stops_no_other(entries: Any) -> None:
+def test_a_schedule_that_cannot_be_told_stops_no_other(
+    entries: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     scene = Scene({"odd": {"task": "odd", "schedule": Unknowable()}, **entries})
     beat = scene.beat()
     scene.turns(beat)
     scene.now += timedelta(seconds=10)
     scene.turns(beat)
     assert scene.sent == ["soon"]
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    failed = [line["msg"] for line in lines if line.get("event") == "schedule_failed"]
+    assert failed[0] == "odd: its next run is unknown"
 
 
 def test_a_crontab_is_of_the_timezone_of_the_application() -> None:

@@ -25,7 +25,7 @@ WORKERS ?= 4
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: .environment-run ## Run the whole reference platform on embedded servers; Ctrl-C stops it
@@ -67,6 +67,11 @@ install-dev: .environment-dev ## Install the development environment and the com
 chaos: .environment-dev ## Play the fault scenarios and print their books: SEED=7, SIZE=full, ONLY=1,16, LOG=FILE
 	@tools/system_packages.sh
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(ONLY),--only $(ONLY)) $(if $(LOG),--log $(LOG))
+
+.PHONY: test-versions
+test-versions: .environment-dev ## Test the oldest and newest FastAPI, Flask, Celery, SQLAlchemy, redis-py: ONLY=oldest
+	@tools/system_packages.sh
+	@$(BIN)/python tools/versions.py $(if $(ONLY),--only $(ONLY)) --numprocesses=$(WORKERS) $(ARGS)
 
 .PHONY: bench
 bench: .environment-dev ## Measure against the peers, as one table: ROW=http, ROUNDS=9, ARGS=--quick

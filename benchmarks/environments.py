@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tools.environment import clear, environment_of_uv, locked, remove, write
+from tools.venvs import Venv
 
 __all__ = ["OURS", "PEERS", "ROOT", "WORKSHOP", "Environment"]
 
@@ -44,31 +44,15 @@ class Environment:
 
     @property
     def python(self) -> Path:
-        return self._folder / "bin" / "python"
+        return self._venv.python
 
     def prepare(self, *, upgrade: bool = False) -> None:
         """Make it, unless it is there and as it should be."""
-        if not upgrade and self._is_ready():
-            return
-        with locked(self._folder) as lock:
-            if not upgrade and self._is_ready():  # made by the process that held the lock
-                return
-            print(f"installing what is measured into {self._folder}", flush=True)
-            remove(self._stamp)
-            clear(self._folder)
-            # An existing folder, for the lock is in it.
-            self._uv(lock, "venv", "--allow-existing", "--python", sys.executable, self._folder)
-            options = ("--compile-bytecode", "--python", self.python)
-            self._uv(lock, "pip", "install", *options, *self.requirements)
-            write(self._stamp, self._fingerprint())
-
-    def _uv(self, lock: int, *words: str | Path) -> None:
-        command = [sys.executable, "-m", "uv", "--quiet", *map(str, words)]
-        ended = subprocess.run(
-            command, cwd=ROOT, env=environment_of_uv(), pass_fds=[lock], check=False
+        self._venv.make(
+            self.requirements,
+            self._fingerprint(),
+            unless=lambda: not upgrade and self._is_ready(),
         )
-        if ended.returncode:
-            sys.exit(f"{self._folder} could not be made: the reason that uv gave stands above")
 
     def versions(self, packages: tuple[str, ...]) -> dict[str, str]:
         """Return the versions of *packages* that are installed here."""
@@ -76,25 +60,21 @@ class Environment:
         return {package: installed.get(_normal(package), "?") for package in packages}
 
     @property
-    def _folder(self) -> Path:
-        return WORKSHOP / self.name
-
-    @property
-    def _stamp(self) -> Path:
-        return self._folder / "as-it-should-be"
+    def _venv(self) -> Venv:
+        return Venv(WORKSHOP / self.name)
 
     def _is_ready(self) -> bool:
         try:
-            if self._stamp.read_text() != self._fingerprint():
+            if self._venv.stamp.read_text() != self._fingerprint():
                 return False
-            age = time.time() - self._stamp.stat().st_mtime
+            age = time.time() - self._venv.stamp.stat().st_mtime
         except OSError:
             return False
         return not self.is_newest or age < _WEEK_SECONDS
 
     def _fingerprint(self) -> str:
         # With its place: what is installed from this tree points to it.
-        decides = f"{sys.version} {self._folder} {self.requirements} {self.decides}"
+        decides = f"{sys.version} {self._venv.folder} {self.requirements} {self.decides}"
         return hashlib.sha256(decides.encode()).hexdigest()
 
 

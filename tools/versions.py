@@ -1,0 +1,220 @@
+"""Run the tests with the oldest and the newest frameworks that ``pyproject.toml`` allows.
+
+Usage: ``python tools/versions.py [--only oldest|newest] [PYTEST-ARGUMENT…]``;
+``make test-versions`` is this. Each combination has a separate environment in ``.versions/``,
+in which all else has the version of ``constraints.txt`` where that fits. Prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tools.environment import environment_of_uv  # noqa: E402 - found by the line above
+from tools.venvs import Venv  # noqa: E402 - likewise
+
+FOLDER = ROOT / ".versions"
+RESOLUTIONS = {"oldest": "lowest", "newest": "highest"}
+OUTCOMES = ("passed", "failed", "skipped")
+
+
+@dataclass(frozen=True)
+class Area:
+    """A framework, the packages that come with it, and the tests that concern it.
+
+    Args:
+        packages: Those whose versions are varied; the first gives the area its name.
+        tests: Files and folders of tests.
+        parameter: Only tests with this word among their parameters, where others are another's.
+    """
+
+    packages: tuple[str, ...]
+    tests: tuple[str, ...]
+    parameter: str = ""
+
+    def has(self, file: str, name: str) -> bool:
+        """Tell whether the test *name* of *file* belongs here."""
+        return self.parameter in name and any(
+            file == path or file.startswith(f"{path}/") for path in self.tests
+        )
+
+
+AREAS = (
+    Area(("fastapi", "starlette"), ("tests/contract/http",), "fastapi"),
+    Area(("flask", "werkzeug"), ("tests/contract/http",), "flask"),
+    Area(
+        ("flask", "werkzeug"),
+        ("tests/unit/http/flask", "tests/integration/http/test_flask_servers.py"),
+    ),
+    Area(
+        ("fastapi", "starlette"),
+        ("tests/unit/http", "tests/integration/http", "tests/integration/outbox/test_http.py"),
+    ),
+    Area(
+        ("celery", "kombu", "amqp", "vine", "billiard"),
+        (
+            "tests/contract/deadletters",
+            "tests/contract/tasks",
+            "tests/integration/tasks",
+            "tests/unit/tasks",
+        ),
+    ),
+    Area(
+        ("sqlalchemy",),
+        (
+            "tests/integration/database",
+            "tests/integration/outbox",
+            "tests/unit/cli/test_db.py",
+            "tests/unit/resources/sqlalchemy",
+        ),
+    ),
+    Area(
+        ("redis", "hiredis"),
+        (
+            "tests/contract/idempotency",
+            "tests/contract/limits",
+            "tests/contract/rpc",
+            "tests/integration/redis",
+            "tests/integration/rpc",
+            "tests/unit/rpc",
+        ),
+    ),
+)
+VARIED = frozenset(package for area in AREAS for package in area.packages)
+Results = dict[tuple[str, ...], Counter[str]]
+
+
+def main(words: Sequence[str]) -> int:
+    asked, for_pytest = parser().parse_known_args(words)
+    table: dict[str, tuple[dict[str, str], Results]] = {}
+    for name in [asked.only] if asked.only else RESOLUTIONS:
+        venv = Venv(FOLDER / name)
+        pins = resolve(name)
+        make(venv, pins)
+        print(f"{name}: running the tests", flush=True)
+        table[name] = versions(pins), run(venv, name, for_pytest)
+    lines, is_good = report(table)
+    print("\n".join(lines))
+    return 0 if is_good else 1
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="make test-versions", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("--only", choices=RESOLUTIONS, help="one of the two combinations")
+    return parser
+
+
+def resolve(name: str) -> list[str]:
+    """Return the pins of the combination *name*."""
+    FOLDER.mkdir(exist_ok=True)
+    file = FOLDER / f"{name}.txt"
+    # uv keeps what stands in the file that it writes, wherever that fits.
+    file.write_text(unvaried((ROOT / "constraints.txt").read_text()))
+    command = [
+        *(sys.executable, "-m", "uv", "--quiet", "pip", "compile", "pyproject.toml"),
+        *("--all-extras", "--group", "dev", "--resolution", RESOLUTIONS[name]),
+        *("--no-header", "--no-annotate", "--output-file", str(file)),
+    ]
+    printed = subprocess.run(
+        command, cwd=ROOT, env=environment_of_uv(), stdout=subprocess.DEVNULL, check=False
+    )
+    if printed.returncode:
+        sys.exit(f"no versions could be chosen for {name}: the reason that uv gave stands above")
+    return file.read_text().splitlines()
+
+
+def unvaried(constraints: str) -> str:
+    """Return the lines of *constraints* that pin none of the packages that are varied."""
+    lines = constraints.splitlines(keepends=True)
+    return "".join(line for line in lines if line.partition("==")[0] not in VARIED)
+
+
+def versions(pins: Iterable[str]) -> dict[str, str]:
+    """Return the versions of the packages that are varied."""
+    pairs = (pin.partition(" ")[0].partition("==") for pin in pins)
+    return {name: version for name, _, version in pairs if name in VARIED}
+
+
+def make(venv: Venv, pins: list[str]) -> None:
+    decides = (sys.version, str(ROOT), *pins, (ROOT / "pyproject.toml").read_text())
+    fingerprint = hashlib.sha256("\n".join(decides).encode()).hexdigest()
+
+    def is_made() -> bool:
+        return venv.stamp.exists() and venv.stamp.read_text() == fingerprint
+
+    requirements = venv.folder.with_suffix(".txt")
+    venv.make(("--requirement", str(requirements), "--editable", "."), fingerprint, unless=is_made)
+
+
+def run(venv: Venv, name: str, for_pytest: Sequence[str]) -> Results:
+    """Run the tests of every area in *venv*, and count their outcomes."""
+    results = FOLDER / f"{name}.xml"
+    results.unlink(missing_ok=True)
+    command = [
+        *(str(venv.python), "-m", "pytest", "--quiet", "-p", "no:cacheprovider"),
+        *("--dist=loadfile", f"--junit-xml={results}", "--override-ini=junit_family=xunit1"),
+        *sorted({path for area in AREAS for path in area.tests}),
+        *for_pytest,
+    ]
+    # The programs of this environment, not those of `.venv`.
+    path = os.pathsep.join([str(venv.python.parent), os.environ.get("PATH", os.defpath)])
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
+    return counted(results.read_text()) if results.exists() else {}
+
+
+def counted(junit: str) -> Results:
+    """Return how many tests of each area passed, failed and were skipped."""
+    results: Results = {}
+    # Written by the run a moment ago.
+    for case in ElementTree.fromstring(junit).iter("testcase"):  # noqa: S314
+        area = area_of(case.get("file", ""), case.get("name", ""))
+        counts = results.setdefault(area, Counter())
+        children = {child.tag for child in case}
+        if children & {"failure", "error"}:
+            counts["failed"] += 1
+        else:
+            counts["skipped" if "skipped" in children else "passed"] += 1
+    return results
+
+
+def area_of(file: str, name: str) -> tuple[str, ...]:
+    """Return the packages that a test is counted for; the first area that has it decides."""
+    return next((area.packages for area in AREAS if area.has(file, name)), ("others",))
+
+
+def report(table: dict[str, tuple[dict[str, str], Results]]) -> tuple[list[str], bool]:
+    """Return the table, and whether every area has tests that passed and none that failed."""
+    rows: list[tuple[str, ...]] = [("", "versions", *OUTCOMES)]
+    is_good = True
+    for name, (installed, results) in table.items():
+        for area in dict.fromkeys(area.packages for area in AREAS):
+            counts = results.get(area, Counter())
+            is_good = is_good and counts["passed"] > 0 and not counts["failed"]
+            said = ", ".join(f"{package} {installed.get(package, '?')}" for package in area)
+            rows.append((name, said, *(str(counts[outcome]) for outcome in OUTCOMES)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines, is_good
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

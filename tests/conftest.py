@@ -18,7 +18,12 @@ pytest_plugins = ["mainstay.testing.plugin", "tests.watchdog"]
 
 # Every run tries the same examples, and none is judged by how long it took.
 hypothesis.settings.register_profile(
-    "same", derandomize=True, deadline=None, database=None, max_examples=50
+    "same",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    max_examples=50,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("same")
 
@@ -72,10 +77,7 @@ def _in_a_line(report: pytest.TestReport) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
-    """Keep together what shares what is slow to start: a file, or a whole platform.
-
-    Larger groups come first; so the scenarios, each a group of its own, are shared out at the end.
-    """
+    """Keep together what shares what is slow to start: a file, or a whole platform."""
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
     class ByGroup(LoadScopeScheduling):  # type: ignore[misc] # xdist is not typed
@@ -89,7 +91,7 @@ def group_of(nodeid: str) -> str:
     """Return the name of what a test shares with others."""
     file = nodeid.partition("::")[0]
     if file == SCENARIOS:
-        return nodeid
+        return f"scenarios on {'RabbitMQ' if '-rabbitmq-' in nodeid else 'Redis'}"
     if not file.startswith(PLATFORMS) or file.endswith(WITHOUT_A_PLATFORM):
         return file
     service = file.removeprefix(PLATFORMS).partition("/")[0]

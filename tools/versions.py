@@ -92,6 +92,8 @@ AREAS = (
     ),
 )
 VARIED = frozenset(package for area in AREAS for package in area.packages)
+SHARED = ("several of them",)
+"""The row of tests that concern more than one framework."""
 Results = dict[tuple[str, ...], Counter[str]]
 
 
@@ -192,7 +194,7 @@ def counted(junit: str) -> Results:
 
 def area_of(file: str, name: str) -> tuple[str, ...]:
     """Return the packages that a test is counted for; the first area that has it decides."""
-    return next((area.packages for area in AREAS if area.has(file, name)), ("others",))
+    return next((area.packages for area in AREAS if area.has(file, name)), SHARED)
 
 
 def report(table: dict[str, tuple[dict[str, str], Results]]) -> tuple[list[str], bool]:
@@ -200,10 +202,12 @@ def report(table: dict[str, tuple[dict[str, str], Results]]) -> tuple[list[str],
     rows: list[tuple[str, ...]] = [("", "versions", *OUTCOMES)]
     is_good = True
     for name, (installed, results) in table.items():
-        for area in dict.fromkeys(area.packages for area in AREAS):
+        frameworks = dict.fromkeys(area.packages for area in AREAS)
+        for area in (*frameworks, SHARED):
             counts = results.get(area, Counter())
-            is_good = is_good and counts["passed"] > 0 and not counts["failed"]
-            said = ", ".join(f"{package} {installed.get(package, '?')}" for package in area)
+            is_empty = area in frameworks and not counts["passed"]
+            is_good = is_good and not is_empty and not counts["failed"]
+            said = ", ".join(f"{each} {installed.get(each, '')}".strip() for each in area)
             rows.append((name, said, *(str(counts[outcome]) for outcome in OUTCOMES)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tools.versions import AREAS, ROOT, VARIED, counted, report, unvaried, versions
+from tools.versions import AREAS, ROOT, SHARED, VARIED, counted, report, unvaried, versions
 
 JUNIT = """<testsuites><testsuite>
   <testcase file="tests/unit/http/fastapi/test_app.py" name="test_one" />
@@ -41,6 +41,19 @@ def test_a_framework_without_a_test_that_passed_is_a_failure() -> None:
     assert report({"newest": (INSTALLED, passed)})[1]
     del passed[FASTAPI]
     assert not report({"newest": (INSTALLED, passed)})[1]
+
+
+def test_a_failure_that_concerns_several_frameworks_is_a_failure() -> None:
+    results = {area.packages: counted(JUNIT)[FASTAPI] for area in AREAS}
+    shared = counted(
+        '<t><testcase file="tests/contract/http/a.py" name="b[x]"><error /></testcase></t>'
+    )
+
+    assert report({"newest": (INSTALLED, results)})[1]
+    assert list(shared) == [SHARED]
+    lines, is_good = report({"newest": (INSTALLED, results | shared)})
+    assert not is_good
+    assert lines[-1].split()[-3:] == ["0", "1", "0"]
 
 
 def test_what_is_varied_is_not_pinned() -> None:

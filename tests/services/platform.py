@@ -24,7 +24,7 @@ from tests.waiting import PATIENCE_SECONDS
 __all__ = ["SERVICES", "Platform", "environment", "on_embedded", "on_servers", "write_service"]
 
 SERVICES = Path(__file__).parents[2] / "services"
-START_TIMEOUT_SECONDS = 90
+START_TIMEOUT_SECONDS = 240
 STOP_TIMEOUT_SECONDS = 90
 
 # What a busy machine takes longer for is not to be refused, unless a test is about that.

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from mainstay.testing.wait import eventually
+from mainstay.testing.wait import async_eventually, eventually
 from tests.services.data.platform import API
 from tests.services.platform import Platform
 
@@ -42,19 +42,27 @@ async def test_a_hundred_keys_of_ten_clients_each_have_one_effect_each(
         async def send(key: int) -> None:
             body = {"payload": key, "description": marker}
             headers = {"Idempotency-Key": f"{marker[7:]}-{key}"}
+
+            async def answered() -> httpx.Response | None:
+                answer = await many.post(path, json=body, headers=headers)
+                if answer.status_code not in (409, 503):
+                    return answer
+                # Another client's is being processed, or the machine is busy: asked again.
+                assert int(answer.headers["retry-after"]) >= 1
+                return None
+
             async with at_a_time:
-                answers[key].append(await many.post(path, json=body, headers=headers))
+                answer = await async_eventually(answered, timeout_seconds=600, every_seconds=0.1)
+                assert answer is not None
+                answers[key].append(answer)
 
         await asyncio.gather(*(send(key) for _ in range(10) for key in range(100)))
 
     for found in answers.values():
-        first = [each for each in found if each.is_success]
-        others = [each for each in found if not each.is_success]
-        assert len({each.content for each in first}) == 1
-        replayed = [each.headers.get("idempotency-replayed") == "true" for each in first]
+        assert all(each.is_success for each in found)
+        assert len({each.content for each in found}) == 1
+        replayed = [each.headers.get("idempotency-replayed") == "true" for each in found]
         assert replayed.count(False) <= 1  # its own answer may be the one that a client lost
-        assert {each.status_code for each in others} <= {409}
-        assert all(int(each.headers["retry-after"]) >= 1 for each in others)
     rows = records_of(client, marker)
     assert Counter(row["payload"] for row in rows) == Counter(range(100))
     if path.endswith("async"):

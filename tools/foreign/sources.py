@@ -92,8 +92,11 @@ def unpacked(
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of *folder*; the kernel releases it however the process ends."""
+    """Hold the lock of *folder*; the kernel releases it however the process ends.
+
+    Not ``.lock``: that one uv holds in an environment, and it would wait for this process.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with (folder / ".in-use").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

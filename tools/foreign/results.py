@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import subprocess
+import threading
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from xml.etree import ElementTree
 
+from mainstay.processes.leash import Leash
 from tools.foreign.sources import ROOT
 
 # Of pytest: 0 all passed, 1 some failed. Others mean that tests were not run.
 _FINISHED = (0, 1)
+_POLL_SECONDS = 0.2
 _UNEXPLAINED = "**unexplained**"
 
 
@@ -67,6 +74,9 @@ def run_pytest(
     *,
     report: Path,
     environment: Mapping[str, str] | None = None,
+    limit_seconds: float = math.inf,
+    log: Path | None = None,
+    stop: threading.Event | None = None,
 ) -> Report:
     """Run pytest in *folder* and return what it reports.
 
@@ -76,6 +86,9 @@ def run_pytest(
         arguments: Of pytest. Plugins of this repository are found.
         report: Where the JUnit report is written.
         environment: Variables besides those of this process.
+        limit_seconds: pytest and all processes of its tests are killed after this long.
+        log: Where the output goes; by default, to this process' own.
+        stop: When it is set, they are killed, too.
 
     Raises:
         RuntimeError: pytest did not run the tests to their end.
@@ -94,10 +107,47 @@ def run_pytest(
     command += ["-o", "junit_family=xunit1", f"--junitxml={report}"]
     command += ["--continue-on-collection-errors"]
     variables = {**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})}
-    done = subprocess.run(command, cwd=folder, env=variables, check=False)
-    if done.returncode not in _FINISHED or not report.is_file():
-        raise RuntimeError(f"pytest ended with exit code {done.returncode}: {' '.join(command)}")
+    exit_code = _run(command, folder, variables, limit_seconds, log, stop or threading.Event())
+    if exit_code not in _FINISHED or not report.is_file():
+        why = "was killed" if exit_code is None else f"ended with exit code {exit_code}"
+        raise RuntimeError(f"pytest {why}: {' '.join(command)}")
     return parse(report.read_text())
+
+
+def _run(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    limit_seconds: float,
+    log: Path | None,
+    stop: threading.Event,
+) -> int | None:
+    """Return the exit code, or ``None`` when it was killed at its limit or because of *stop*."""
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else None
+        # In a new session, so that all that its tests started can be killed with it.
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+        # Kills it when this process is killed.
+        leash = stack.enter_context(closing(Leash()))
+        leash.hold(process.pid)
+        deadline = time.monotonic() + limit_seconds
+        try:
+            while not stop.is_set() and time.monotonic() < deadline:
+                with suppress(subprocess.TimeoutExpired):
+                    return process.wait(_POLL_SECONDS)
+            return None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            leash.release(process.pid)
 
 
 def parse(junit: str) -> Report:

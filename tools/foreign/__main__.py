@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from tools.foreign.results import Report, compare, explained, reasons_of, table
 
-SUITES = ("flask", "starlette")
+SUITES = ("celery", "flask", "starlette")
 
 _DESCRIPTION = """\
 Run the test suite of Celery, Flask or Starlette, of the version that constraints.txt pins, twice:
@@ -81,7 +82,8 @@ def main(arguments: Sequence[str]) -> int:
         suite.add_arguments(command)
     options = parser.parse_args(arguments)
     pairs = suites[options.suite].run(options, options.only)
-    return report(options.suite, pairs, is_whole=not options.only, output=options.output)
+    is_whole = not options.only and not getattr(options, "expression", None)
+    return report(options.suite, pairs, is_whole=is_whole, output=options.output)
 
 
 def report(
@@ -104,4 +106,6 @@ def report(
 
 
 if __name__ == "__main__":
+    # As Ctrl-C does: what was started is ended.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main(sys.argv[1:]))

@@ -82,5 +82,5 @@ def check_document(platform: Platform, path: str, *, examples: int) -> None:
         f"--max-examples={examples}",
         "--seed=20261120",
         "--no-color",
-        timeout_seconds=300.0,
+        timeout_seconds=800.0,
     )

@@ -8,7 +8,7 @@ from tests.services.books.platform import API
 from tests.services.commands import check_document
 from tests.services.platform import Platform
 
-EXAMPLES = 30
+EXAMPLES = 15
 
 
 def test_the_document_has_every_route(client: httpx.Client) -> None:

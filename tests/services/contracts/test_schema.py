@@ -9,7 +9,7 @@ from tests.services.contracts.platform import API
 from tests.services.platform import Platform
 
 DOCUMENT = "/api/v1/openapi.json"
-EXAMPLES = 30
+EXAMPLES = 15
 
 
 def test_the_document_has_every_route(client: httpx.Client) -> None:

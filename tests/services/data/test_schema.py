@@ -6,7 +6,7 @@ from tests.services.commands import check_document
 from tests.services.data.platform import API
 from tests.services.platform import Platform
 
-EXAMPLES = 50
+EXAMPLES = 15
 
 
 def test_every_answer_is_as_the_document_says(embedded_platform: Platform) -> None:

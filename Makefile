@@ -32,7 +32,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 	@exec $(BIN)/mainstay dev
 
 .PHONY: test
-test: .environment-dev ## Run every test, with branch coverage
+test: .environment-dev ## Run the tests, with branch coverage
 	@tools/system_packages.sh
 	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(ARGS)
 
@@ -64,7 +64,7 @@ install-dev: .environment-dev ## Install the development environment and the com
 	@install -m 755 tools/commit_hook.sh "$$(git rev-parse --git-path hooks)/pre-commit"
 
 .PHONY: chaos
-chaos: .environment-dev ## Play the fault scenarios and print their books: SEED=7, SIZE=full, ONLY=1,16, LOG=FILE
+chaos: .environment-dev ## Run the fault scenarios and print their reconciliation: SEED=7, SIZE=full, ONLY=1,16, LOG=FILE
 	@tools/system_packages.sh
 	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(ONLY),--only $(ONLY)) $(if $(LOG),--log $(LOG))
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, Connection, ExceptionContext, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool, StaticPool
+from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from mainstay.errors import Unavailable
-from mainstay.resources.sqlalchemy import asyncpg, json, silence, spans
+from mainstay.resources.sqlalchemy import asyncpg, json, pools, silence, spans
 from mainstay.resources.sqlalchemy.failures import sqlstate, unreachable
 from mainstay.resources.sqlalchemy.presence import Presence
 from mainstay.resources.sqlalchemy.tables import SCHEMA
@@ -83,7 +83,10 @@ def engine(
     """Make the engine of blocking code; it connects on first use."""
     address = make_url(url)
     made = create_engine(
-        address, connect_args=_connect_args(address, limits), echo=echo, **_pool(address, limits)
+        address,
+        connect_args=_connect_args(address, limits),
+        echo=echo,
+        **_pool(address, limits, pools.Pool),
     )
     _listen(made, limits, presence)
     _listen_in_use(made, presence, traces)
@@ -109,7 +112,7 @@ def async_engine(
         )
         connect_args |= given
     made = create_async_engine(
-        address, connect_args=connect_args, echo=echo, **_pool(address, limits)
+        address, connect_args=connect_args, echo=echo, **_pool(address, limits, pools.AsyncPool)
     )
     _listen(made.sync_engine, limits, presence)
     _listen_in_use(made.sync_engine, presence, traces)
@@ -134,11 +137,12 @@ _ALWAYS: Mapping[str, Any] = {
 }
 
 
-def _pool(address: URL, limits: Limits) -> dict[str, Any]:
+def _pool(address: URL, limits: Limits, kind: type[QueuePool]) -> dict[str, Any]:
     if _is_in_memory(address):
         # Each connection would be an empty database of its own.
         return {"poolclass": StaticPool, **_ALWAYS}
     return {
+        "poolclass": kind,
         "pool_size": limits.pool_size,
         "max_overflow": limits.max_overflow,
         "pool_timeout": limits.pool_timeout,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -149,6 +151,31 @@ def connections_are_cut(stage: Stage) -> None:
             assert turn < 200, "no cut hits a task that is in progress"
     senders.insist()
     stage.settle()
+
+
+@scenario(22, "connections are cut after children died under their tasks", on=("rabbitmq",))
+def connections_are_cut_after_deaths(stage: Stage) -> None:
+    worker = stage.worker(concurrency=2).ready()
+    senders = Senders(stage)
+    for _ in range(stage.pick(short=6, full=30)):
+        begun = len(stage.ledger.begun())
+        for _child in worker.children:
+            senders.send(seconds=1.0)
+        until(lambda: len(stage.ledger.begun()) >= begun + 2)  # noqa: B023 - called at once
+        stage.kill_child(worker)
+        stage.cut()
+        stage.settle()
+        # While children are frozen, nothing but the worker could take what is meant for them.
+        children = worker.children
+        for child in children:
+            os.kill(child, signal.SIGSTOP)
+        stage.fault("children frozen")
+        for _child in children:
+            senders.send()
+        until(lambda: stage.behind() == 0)
+        for child in children:
+            os.kill(child, signal.SIGCONT)
+        stage.settle()
 
 
 @scenario(24, "a task takes longer than its broker waits for the acknowledgement", on=("rabbitmq",))

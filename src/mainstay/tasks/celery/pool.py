@@ -3,6 +3,11 @@
 A child that has died is found out in two looks: at the children, when the last words of each dead
 one are read, and then at the tasks in hand. One that dies in between has its words read by nobody;
 a task that it had said it was beginning would count as not begun, and be begun again.
+
+Nor does it lose a task to a file descriptor. Celery keeps the number of the pipe from which it read
+the results of a child that has died under a task, and reads from that number again after a
+reconnect. By then it may be the pipe through which another child receives its tasks: the worker
+reads what it has written for the child, and the task stays in its hands, begun by nobody.
 """
 
 from __future__ import annotations
@@ -18,6 +23,13 @@ __all__ = ["Pool", "TaskPool"]
 
 class Pool(AsynPool):
     """The children, and what passes between them and their worker."""
+
+    @override
+    def register_with_event_loop(self, hub: Any) -> None:
+        for fd, proc in list(self._fileno_to_outq.items()):
+            if proc not in self._pool:
+                del self._fileno_to_outq[fd]
+        super().register_with_event_loop(hub)
 
     @override
     def on_partial_read(self, job: Any, proc: Any) -> None:

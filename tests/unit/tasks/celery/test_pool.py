@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from billiard.pool import ACK
 from billiard.queues import _SimpleQueue
+from celery.concurrency.asynpool import AsynPool
 
 from mainstay.tasks.celery.pool import Pool
 
@@ -27,3 +28,20 @@ def test_only_what_was_not_begun_is_given_to_another(last_words: list[Any], put_
         outq._writer.send(words)
     pool.on_partial_read(job, SimpleNamespace(dead=True, outq=outq))
     assert len(given) == put_back
+
+
+def test_a_reconnect_reads_from_no_pipe_of_a_child_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registered: dict[int, object] = {}
+
+    def register(pool: Any, hub: object) -> None:
+        registered.update(pool._fileno_to_outq)
+
+    monkeypatch.setattr(AsynPool, "register_with_event_loop", register)
+    alive, gone = object(), object()
+    pool: Any = Pool.__new__(Pool)
+    pool._pool = [alive]
+    pool._fileno_to_outq = {10: gone, 12: alive}
+    pool.register_with_event_loop(object())
+    assert registered == {12: alive}

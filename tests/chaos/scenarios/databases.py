@@ -198,7 +198,7 @@ async def _wait_in_turn(stage: Stage, api: Process) -> None:
                     )
                 stage.fault("burst")
         # A connection may be had too late on a busy machine, if not from the pool.
-        assert clients.statuses.keys() <= {200, 201, 503}, clients.statuses
+        assert clients.statuses.keys() <= {200, 201, 503}, (clients.statuses, clients.silences)
         assert not clients.dishonest, clients.dishonest[:3]
         for path in ("/slow", "/slow-sync"):
             answer = await clients.ask_until_answered(f"{path}?seconds=0", None)

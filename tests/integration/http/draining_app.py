@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from pathlib import Path
 
 from mainstay import Settings
@@ -28,16 +27,13 @@ async def count() -> int:
     return len(begun)
 
 
-def wait_at_gate() -> None:
-    while not Path(os.environ["GATE"]).exists():
-        time.sleep(0.02)
-
-
 @app.get("/slow")
 async def slow() -> int:
     """Answer when the test makes a file."""
     begun.append(1)
-    await asyncio.to_thread(wait_at_gate)
+    gate = Path(os.environ["GATE"])
+    while not await asyncio.to_thread(gate.exists):  # noqa: ASYNC110 - another process makes it
+        await asyncio.sleep(0.02)
     return os.getpid()
 
 

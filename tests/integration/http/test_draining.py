@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from mainstay.processes import facts
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
 from tests.waiting import PATIENCE_SECONDS, join
@@ -43,6 +44,9 @@ class Server:
         """Does it take no more connections?"""
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) != 0
+
+    def workers(self) -> list[int]:
+        return [pid for pid in facts.pids() if facts.parent(pid) == self.process.pid]
 
     def is_up(self) -> bool:
         return self.ready() == 200
@@ -87,7 +91,9 @@ def test_sigterm_drains_before_it_stops(
     # Not ready, and still there: for whoever has not noticed yet.
     answer = server.client.get("/quick")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    server.process.terminate()
+    # Uvicorn's main process tells its workers once.
+    for pid in server.workers() or [server.process.pid]:
+        os.kill(pid, signal.SIGTERM)
     assert server.process.wait(PATIENCE_SECONDS) == 0
 
 

@@ -62,16 +62,20 @@ class Server:
         url = f"http://127.0.0.1:{self.port}"
         self.client = httpx.Client(base_url=url, trust_env=False, timeout=PATIENCE_SECONDS)
 
-    def ready(self) -> int:
-        """The status of `/ready`, over a connection of its own."""
-        return httpx.get(f"http://127.0.0.1:{self.port}/ready", trust_env=False).status_code
+    def ready(self, *, timeout_seconds: float = PATIENCE_SECONDS) -> int:
+        """The status of `/ready`, over a separate connection."""
+        url = f"http://127.0.0.1:{self.port}/ready"
+        return httpx.get(url, trust_env=False, timeout=timeout_seconds).status_code
 
     def is_stopping(self) -> bool:
-        """Is it not ready any more, or does it take no more connections?"""
+        """Is it not ready any more, or are no more connections accepted?"""
         try:
-            return self.ready() == 503
-        except httpx.ConnectError:
+            return self.ready(timeout_seconds=0.5) == 503
+        except httpx.TransportError:  # refused, or left in the kernel's queue
             return True
+
+    def workers(self) -> list[int]:
+        return [pid for pid in facts.pids() if facts.parent(pid) == self.process.pid]
 
     def lines(self) -> list[dict[str, Any]]:
         found = self.log.read_bytes().splitlines()
@@ -161,7 +165,9 @@ def test_it_drains_before_it_stops(patient: Server) -> None:
     eventually(lambda: server.ready() == 503)
     answer = server.client.get("/quick")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    server.process.terminate()
+    # gunicorn's main process tells its workers once.
+    for pid in server.workers() if "gunicorn" in server.name else [server.process.pid]:
+        os.kill(pid, signal.SIGTERM)
     assert server.process.wait(PATIENCE_SECONDS) == 0
 
 

@@ -19,7 +19,7 @@ app = create_app(
         service_name="orders",
         body_limit_bytes=1000,
         drain_delay_seconds=float(os.environ["DRAIN_DELAY"]),
-        grace_seconds=60.0,
+        grace_seconds=float(os.environ["GRACE"]),
     ),
     __name__,
 )

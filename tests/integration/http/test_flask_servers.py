@@ -38,7 +38,13 @@ DRAINING = ("granian", "gunicorn-gthread")
 
 class Server:
     def __init__(
-        self, name: str, folder: Path, target: str = TARGET, *, drain_delay_seconds: float = 0.0
+        self,
+        name: str,
+        folder: Path,
+        target: str = TARGET,
+        *,
+        drain_delay_seconds: float = 0.0,
+        grace_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self.name = name
         self.gate = folder / "gate"  # what lets slow work end
@@ -54,6 +60,7 @@ class Server:
                 env={
                     **os.environ,
                     "DRAIN_DELAY": str(drain_delay_seconds),
+                    "GRACE": str(grace_seconds),
                     "GATE": str(self.gate),
                 },
                 stdout=log,
@@ -152,7 +159,7 @@ def test_a_request_in_hand_is_finished_when_it_is_told_to_stop(server: Server) -
 @pytest.fixture(params=DRAINING)
 def patient(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server that drains until it is told to stop once more."""
-    made = Server(request.param, tmp_path, drain_delay_seconds=600.0)
+    made = Server(request.param, tmp_path, drain_delay_seconds=600.0, grace_seconds=1.0)
     eventually(lambda: made.ready() == 200)
     yield made
     made.process.kill()
@@ -190,7 +197,8 @@ def test_nothing_is_left_of_one_that_is_killed(patient: Server, draining: bool) 
 
 
 def test_a_worker_whose_server_is_killed_while_it_loads_ends_too(tmp_path: Path) -> None:
-    server = Server("granian", tmp_path, MADE_SLOWLY)
+    # A worker of granian that is told too early to stop ends when its grace is over.
+    server = Server("granian", tmp_path, MADE_SLOWLY, grace_seconds=1.0)
     eventually(lambda: b"loading" in server.log.read_bytes())
     server.process.kill()
     server.gate.touch()

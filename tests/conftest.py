@@ -32,6 +32,29 @@ SCENARIOS = "tests/chaos/test_scenarios.py"
 ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
 WITHOUT_A_PLATFORM = ("test_configuration.py", "test_development.py", "test_plain_commands.py")
 
+SLOWEST = (
+    "contracts on real servers",
+    "contracts on embedded servers",
+    "tests/contract/tasks/test_outbox.py",
+    "tests/contract/tasks/test_processes.py",
+    "data on real servers",
+    "data on embedded servers",
+    "tests/contract/tasks/test_workflows.py",
+    "tests/contract/tasks/test_beat.py",
+    "tests/integration/tasks/test_outages.py",
+    "tests/contract/tasks/test_workers.py",
+    "tests/services/contracts/test_plain_commands.py",
+    "tests/integration/outbox/test_outbox.py",
+    "books on embedded servers",
+    "books on real servers",
+    "tests/integration/testing/test_interrupts.py",
+    "tests/integration/processes/test_dev.py",
+    "scenarios on Redis",
+    "scenarios on RabbitMQ",
+    "tests/integration/test_make_run.py",
+)
+"""The groups that take longest, the first most. `--durations=0` shows how long tests take."""
+
 BOOKS = "books"
 """The property under which a scenario records what it has counted."""
 
@@ -84,7 +107,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid)
 
+    # Or they come in the order of their number of tests, which says little of their time.
+    config.option.loadscopereorder = False
     return ByGroup(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the slowest groups: one that began last would keep a single worker busy."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        ranks = {group: rank for rank, group in enumerate(SLOWEST)}
+        items.sort(key=lambda item: ranks.get(group_of(item.nodeid), len(ranks)))
 
 
 def group_of(nodeid: str) -> str:

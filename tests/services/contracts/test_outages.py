@@ -146,7 +146,8 @@ def test_contract_workflow_and_key_are_kept_together_or_not_at_all(
     env: Env, tmp_path: Path, point: str
 ) -> None:
     key = {"Idempotency-Key": str(uuid4())}
-    dies = env | {"MAINSTAY_FAILPOINT": f"{point}:kill"}
+    # The claim of who dies is held until its lease ends, which is that of the request.
+    dies = env | {"MAINSTAY_FAILPOINT": f"{point}:kill", "APP_REQUEST_TIMEOUT_SECONDS": "10"}
     with (
         serving(dies, tmp_path / "dies.log") as client,
         pytest.raises(httpx.RemoteProtocolError),
@@ -155,7 +156,6 @@ def test_contract_workflow_and_key_are_kept_together_or_not_at_all(
     with serving(env, tmp_path / "lives.log") as client:
         kept = [each["id"] for each in client.get(API).json()["items"]]
         assert len(kept) == (1 if point == "keys.after_commit" else 0)
-        # The claim of who died is held until its lease ends.
         again = eventually(lambda: placed(client, key), timeout_seconds=90, every_seconds=0.5)
         assert again.status_code == 202, again.text
         assert ("idempotency-replayed" in again.headers) == bool(kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -219,6 +221,38 @@ def mailbox(url: str) -> Iterator[tuple[Any, Callable[[], object], list[object]]
             channel.connection.cycle._register_LISTEN(channel)
             publish = connection.Producer().publish
             yield channel, partial(publish, {"method": "ping"}, exchange=control), read
+
+
+def test_a_connection_that_was_replaced_is_polled_no_more(redis_url: str) -> None:
+    with mailbox(redis_url) as (channel, ping, read):
+        cycle, connection = channel.connection.cycle, channel.subclient.connection
+        held_by_a_child = os.dup(connection._sock.fileno())
+        try:
+            connection.disconnect()
+            assert not cycle.poller.poll(0)
+        finally:
+            os.close(held_by_a_child)
+        cycle._register_LISTEN(channel)
+        ping()
+        eventually(lambda: cycle.poller.poll(0))
+        eventually(lambda: channel._receive() or read)
+
+
+def test_a_child_that_closes_what_it_inherited_leaves_the_poller_of_its_parent_alone(
+    redis_url: str,
+) -> None:
+    with mailbox(redis_url) as (channel, ping, _read):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads
+            child = os.fork()
+        if child == 0:
+            try:
+                channel.subclient.connection.disconnect()
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        ping()
+        assert eventually(lambda: channel.connection.cycle.poller.poll(0))
 
 
 def test_an_empty_mailbox_is_not_waited_for(redis_url: str) -> None:

@@ -35,6 +35,7 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from typing_extensions import override
 
+from mainstay import forks
 from mainstay.context import PRINCIPAL_TOKEN
 from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.tasks.celery.letters import (
@@ -452,6 +453,8 @@ class Channel(kombu_redis.Channel):
         params: dict[str, Any] = super()._connparams(asynchronous=asynchronous)
         # Here a broken connection is replaced, once; a server that hangs is not asked again.
         params["retry"] = Retry(ConstantBackoff(0), 1, (redis.exceptions.ConnectionError,))
+        if asynchronous:
+            params["connection_class"] = _unpolled(params["connection_class"], self)
         return params
 
 
@@ -459,6 +462,26 @@ class Transport(kombu_redis.Transport):
     """`redis://` and `rediss://` of a Mainstay application."""
 
     Channel = Channel
+
+
+def _unpolled(kind: type[Any], channel: Channel) -> type[Any]:
+    """Return a *kind* of connection that leaves the poller of *channel* before it is closed.
+
+    Children that were forked meanwhile hold its socket open too. Closed here alone, it would stay
+    in the poller and be readable for ever: the worker would take all of a processor.
+    """
+    generation = forks.generation()
+
+    class Connection(kind):
+        def disconnect(self, *args: Any, **kwargs: Any) -> None:
+            cycle = getattr(channel.connection, "cycle", None)
+            # A child shares the poller: it would take the socket of its parent out of it.
+            if self._sock is not None and cycle and generation == forks.generation():
+                with suppress(OSError, ValueError, KeyError, AttributeError):
+                    cycle.poller.unregister(self._sock)
+            super().disconnect(*args, **kwargs)
+
+    return Connection
 
 
 def _encoded(payload: Any) -> bytes:

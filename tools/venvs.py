@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tools.environment import ROOT, clear, environment_of_uv, locked, remove, write
@@ -31,16 +32,26 @@ class Venv:
         """The file with the fingerprint of what is installed, once all of it is."""
         return self.folder / STAMP
 
+    def has(self, fingerprint: str) -> bool:
+        """Tell whether what *fingerprint* stands for is installed, and all of it."""
+        return self.stamp.is_file() and self.stamp.read_text() == fingerprint
+
     def make(
-        self, requirements: Sequence[str], fingerprint: str, *, unless: Callable[[], bool]
+        self,
+        requirements: Sequence[str],
+        fingerprint: str,
+        *,
+        unless: Callable[[], bool] | None = None,
     ) -> None:
         """Install *requirements*, arguments of ``uv pip install``, into an empty environment.
 
         Args:
             requirements: What is installed.
             fingerprint: What is written into the stamp.
-            unless: Asked before, and again when another process has made it meanwhile.
+            unless: Asked before, and again when another process has made it meanwhile; by default,
+                whether the stamp has *fingerprint*.
         """
+        unless = unless or partial(self.has, fingerprint)
         if unless():
             return
         with locked(self.folder) as lock:

@@ -153,12 +153,8 @@ def versions(pins: Iterable[str]) -> dict[str, str]:
 def make(venv: Venv, pins: list[str]) -> None:
     decides = (sys.version, str(ROOT), *pins, (ROOT / "pyproject.toml").read_text())
     fingerprint = hashlib.sha256("\n".join(decides).encode()).hexdigest()
-
-    def is_made() -> bool:
-        return venv.stamp.exists() and venv.stamp.read_text() == fingerprint
-
     requirements = venv.folder.with_suffix(".txt")
-    venv.make(("--requirement", str(requirements), "--editable", "."), fingerprint, unless=is_made)
+    venv.make(("--requirement", str(requirements), "--editable", "."), fingerprint)
 
 
 def run(venv: Venv, name: str, for_pytest: Sequence[str]) -> Results:

@@ -19,7 +19,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from mainstay.processes.leash import Leash
-from tools.foreign.sources import ROOT
+from tools.environment import ROOT
 
 # Of pytest: 0 all passed, 1 some failed. Others mean that tests were not run.
 _FINISHED = (0, 1)

@@ -5,20 +5,19 @@ Everything is kept in ``.foreign/``, which is not in the repository.
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from tools.environment import ROOT, locked
+
 CONSTRAINTS = ROOT / "constraints.txt"
 FOLDER = ROOT / ".foreign"
 
@@ -73,7 +72,7 @@ def unpacked(
         fetch: Downloads the archive into the folder that it is given, and returns its path.
     """
     target = folder / f"{package}-{version}"
-    with exclusive(folder):
+    with locked(folder):
         # The process that made these has ended: it would hold the lock.
         for partial in folder.glob(f"{_PARTIAL}*"):
             shutil.rmtree(partial)
@@ -88,15 +87,3 @@ def unpacked(
             [top] = contents.iterdir()
             top.rename(target)
     return target
-
-
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the lock of *folder*; the kernel releases it however the process ends.
-
-    Not ``.lock``: that one uv holds in an environment, and it would wait for this process.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".in-use").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

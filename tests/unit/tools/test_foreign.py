@@ -56,7 +56,7 @@ def test_sources_are_unpacked_once(tmp_path: Path) -> None:
     assert first == second == tmp_path / "orders-1.0"
     assert (first / "tests" / "test_one.py").is_file()
     assert fetched == ["1.0"]
-    assert {path.name for path in tmp_path.iterdir()} == {".in-use", "orders-1.0"}
+    assert {path.name for path in tmp_path.iterdir()} == {".installation.lock", "orders-1.0"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from mainstay.embedded import Postgres
 from mainstay.embedded.valkey import Valkey
 from mainstay.errors import Misconfigured
-from mainstay.testing import RabbitMQ, Redis
+from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from mainstay.testing.plugin import leave_out
 from tests.contract.tasks import sample
-from tests.contract.tasks.rooms import CeleryRoom, MemoryRoom, Room, prepare_database
+from tests.contract.tasks.rooms import (
+    ON_DATABASES,
+    CeleryRoom,
+    MemoryRoom,
+    Room,
+    prepare_database,
+)
 
 BROKERS = ("valkey", "redis", "rabbitmq")
 
@@ -108,27 +116,68 @@ def own_room(request: pytest.FixtureRequest) -> Iterator[CeleryRoom]:
     room.close()
 
 
-@pytest.fixture
-def room_on(
+@pytest.fixture(scope="session")
+def shared_on(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[[str], CeleryRoom]]:
-    """Make rooms with a queue and a database of their own, such as ``redis on sqlite``."""
-    urls = {"embedded": "embedded_database_url", "postgresql": "database_url"}
+    """Rooms such as ``redis on sqlite`` with a worker that all tests share: none may end it."""
+    rooms: dict[str, CeleryRoom] = {}
     with ExitStack() as stack:
 
         def made(kind: str) -> CeleryRoom:
-            broker, _on, database = kind.partition(" on ")
-            folder = tmp_path_factory.mktemp("room")
-            if database == "sqlite":
-                url = f"sqlite:///{folder}/effects.db"
-            else:
-                url = request.getfixturevalue(urls[database])
-            server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
-            room = CeleryRoom(server.url, folder, prepare_database(url))
+            if kind not in rooms:
+                room = rooms[kind] = _room_on(request, kind, tmp_path_factory.mktemp("room"))
+                stack.callback(room.close)
+                room.shared = stack.enter_context(room.worker(concurrency=4)).ready()
+            return rooms[kind]
+
+        yield made
+
+
+@pytest.fixture(params=[*ON_DATABASES, "redis on embedded"])
+def database_room(
+    request: pytest.FixtureRequest, shared_on: Callable[[str], CeleryRoom]
+) -> Iterator[CeleryRoom]:
+    """A room on a broker and a database, as empty as a new one, and its shared worker."""
+    room = shared_on(request.param)
+    room.clear()
+    yield room
+    _assert_alive(room)
+
+
+@pytest.fixture
+def room_on(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[str], CeleryRoom]]:
+    """Make rooms with a queue and a database of their own, such as ``redis on sqlite``."""
+    with ExitStack() as stack:
+
+        def made(kind: str) -> CeleryRoom:
+            room = _room_on(request, kind, tmp_path)
             stack.callback(room.close)
             return room
 
         yield made
+
+
+def _room_on(request: pytest.FixtureRequest, kind: str, folder: Path) -> CeleryRoom:
+    broker, _on, database = kind.partition(" on ")
+    server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
+    url = prepare_database(_database_url(request, database, folder))
+    return CeleryRoom(server.url, folder, url)
+
+
+def _database_url(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
+    """Return the URL of an empty database that is there until the session ends."""
+    name = f"tasks_{secrets.token_hex(4)}"
+    if kind == "postgresql":
+        real: PostgreSQL = request.getfixturevalue("postgres")
+        return real.start().create_database(name)
+    if kind == "embedded":
+        embedded: Postgres = request.getfixturevalue("embedded_postgres")
+        embedded.create_database(name)
+        return embedded.url(name)
+    return f"sqlite:///{folder}/{name}.db"
 
 
 def _assert_alive(room: CeleryRoom) -> None:

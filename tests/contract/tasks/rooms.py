@@ -15,13 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from sqlalchemy import text
+
 from mainstay.config import Settings
 from mainstay.deadletters import DeadLetter, DeadLetters
 from mainstay.processes import facts
 from mainstay.resources.amqp.deadletters import AmqpDeadLetters
 from mainstay.resources.redis import RedisDeadLetters
 from mainstay.resources.redis.client import connect
-from mainstay.resources.sqlalchemy import Database
+from mainstay.resources.sqlalchemy import Database, tables
 from mainstay.resources.sqlalchemy.migrate import upgrade
 from mainstay.service import Service
 from mainstay.tasks.celery import App, create_celery_app
@@ -34,6 +36,8 @@ from tests.contract.tasks import sample
 from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[3]
+ON_DATABASES = ("redis on sqlite", "rabbitmq on postgresql")
+NOT_INHERITED = ("CELERY_", "APP_", "REDIS_", "DATABASE_", "RABBITMQ_", "COVERAGE_")
 
 
 class Room(Protocol):
@@ -157,8 +161,23 @@ class CeleryRoom:
                 **{"content_type": "application/json", "content_encoding": "utf-8"} | properties,
             )
 
+    def revoked(self, worker: Worker) -> set[str]:
+        """Return the ids of the tasks that *worker* is not to begin."""
+        told = self.app.control.inspect(timeout=1).revoked() or {}
+        pid = worker.process.pid
+        return {id for name, ids in told.items() if f"-{pid}@" in name for id in ids}
+
     def effects(self) -> list[str]:
         return self.effects_file.read_text().splitlines()
+
+    def clear(self) -> None:
+        """Forget the effects so far, and what waits or is dead in the database."""
+        self.effects_file.write_bytes(b"")
+        database = self.service.resource(Database)
+        with database.session() as session:
+            session.execute(text("delete from effects"))
+            for name in ("outbox", "dead_letters"):
+                session.execute(tables.table(name, database.engine.dialect.name).delete())
 
     def release(self, key: str) -> None:
         """Let the task that holds *key* go on."""
@@ -207,16 +226,17 @@ class CeleryRoom:
 
 
 class Worker:
-    """One `celery worker`, typed as a user would, or another process beside it."""
+    """One `celery worker`, typed as a user would, or another process beside it.
+
+    Its coverage is not measured: most are killed, and leave no figures.
+    """
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> None:
         self.log = folder / f"worker-{secrets.token_hex(4)}.log"
         inherited = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("CELERY_", "APP_", "REDIS_", "DATABASE_", "RABBITMQ_"))
+            name: value for name, value in os.environ.items() if not name.startswith(NOT_INHERITED)
         }
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -290,6 +310,12 @@ class Worker:
             self.process.kill()
         self.process.wait(PATIENCE_SECONDS)
         eventually(lambda: not any(facts.is_alive(child) for child in children))
+
+
+def worker_of(room: CeleryRoom) -> Worker:
+    """Return the worker that the tests of *room* share."""
+    assert room.shared is not None
+    return room.shared
 
 
 def prepare_database(url: str) -> str:

@@ -13,10 +13,8 @@ from sqlalchemy import update
 from mainstay.processes.ports import steady_port
 from mainstay.resources.sqlalchemy import Database, tables
 from mainstay.testing import eventually
-from tests.contract.tasks.rooms import CeleryRoom, Worker
+from tests.contract.tasks.rooms import ON_DATABASES, CeleryRoom, Worker
 from tests.waiting import PATIENCE_SECONDS
-
-ON_DATABASES = ["redis on sqlite", "rabbitmq on postgresql"]
 
 
 @pytest.fixture

@@ -22,16 +22,20 @@ from mainstay.resources.sqlalchemy.outbox import Outbox
 from mainstay.tasks.status import State
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
-from tests.contract.tasks.rooms import ROOT, CeleryRoom
+from tests.contract.tasks.rooms import ON_DATABASES, ROOT, CeleryRoom, worker_of
 from tests.contract.tasks.test_processes import proxied, through
 from tests.waiting import PATIENCE_SECONDS
 
-KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
+
+@pytest.fixture
+def room(database_room: CeleryRoom) -> CeleryRoom:
+    """A room on a broker and a database, with the worker that the tests share."""
+    return database_room
 
 
-@pytest.fixture(params=KINDS)
-def room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
-    """A room with a queue and a database of its own."""
+@pytest.fixture(params=ON_DATABASES)
+def own_room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
+    """A room with a queue and a database of its own, and no worker yet."""
     return room_on(request.param)
 
 
@@ -61,15 +65,14 @@ def state_of(room: CeleryRoom, id: str) -> State | None:
 
 
 def test_a_task_leaves_with_the_commit_and_is_done(room: CeleryRoom) -> None:
-    with room.worker() as worker:
-        worker.ready()
-        with database_of(room).session() as session:
-            id = room.send("add", 40, 2, session=session)
-            assert waiting_in(room) == 0  # nobody else sees it before the commit
-        status = room.ended(id)
-        assert (status.state, status.result, status.queue) == (State.SUCCESS, 42, room.queue)
-        eventually(lambda: worker.get("/ready")[0] == 200)
-        eventually(lambda: worker.metric("mainstay_outbox_messages", state="ready") == 0)
+    worker = worker_of(room)
+    with database_of(room).session() as session:
+        id = room.send("add", 40, 2, session=session)
+        assert waiting_in(room) == 0  # nobody else sees it before the commit
+    status = room.ended(id)
+    assert (status.state, status.result, status.queue) == (State.SUCCESS, 42, room.queue)
+    eventually(lambda: worker.get("/ready")[0] == 200)
+    eventually(lambda: worker.metric("mainstay_outbox_messages", state="ready") == 0)
 
 
 def waiting_in(room: CeleryRoom) -> int:
@@ -86,29 +89,25 @@ def test_a_task_of_a_rollback_was_never_sent(room: CeleryRoom) -> None:
 
 
 def test_it_travels_as_a_task_that_is_sent_at_once(room: CeleryRoom) -> None:
-    with room.worker() as worker:
-        worker.ready()
-        sender = context.Context.new()
-        with context.use(sender):
-            id = send(room, "tell_context")
-        told = room.ended(id).result
+    sender = context.Context.new()
+    with context.use(sender):
+        id = send(room, "tell_context")
+    told = room.ended(id).result
     assert told["correlation_id"] == sender.correlation_id
     assert told["trace_id"] == sender.trace_id
 
 
 def test_a_chain_leaves_with_the_commit_too(room: CeleryRoom) -> None:
     first, then = (room.app.signature("add", args=args) for args in ((1, 2), (3,)))
-    with room.worker() as worker:
-        worker.ready()
-        with database_of(room).session() as session:
-            last = chain(first, then).apply_async(session=session)
-        assert room.ended(last.id).result == 6
+    with database_of(room).session() as session:
+        last = chain(first, then).apply_async(session=session)
+    assert room.ended(last.id).result == 6
 
 
-def test_it_waits_while_the_broker_is_away_and_then_is_done(room: CeleryRoom) -> None:
+def test_it_waits_while_the_broker_is_away_and_then_is_done(own_room: CeleryRoom) -> None:
     async def scenario() -> None:
-        async with proxied(room) as proxy:
-            away = through(room, proxy)
+        async with proxied(own_room) as proxy:
+            away = through(own_room, proxy)
             with away.worker() as worker:
                 await asyncio.to_thread(worker.ready)
                 proxy.refuse()
@@ -133,10 +132,8 @@ def test_what_is_due_later_than_a_broker_should_keep_it_waits_in_the_database(
     id = room.send("add", 1, 2, countdown=3600)
     assert state_of(room, id) is State.WAITING
     assert outbox_of(room).backlog("task").scheduled == 1
-    with room.worker() as worker:
-        worker.ready()
-        soon = send(room, "add", 3, 4, countdown=1)
-        assert room.ended(soon).result == 7
+    soon = send(room, "add", 3, 4, countdown=1)
+    assert room.ended(soon).result == 7
     assert state_of(room, id) is State.WAITING
 
 
@@ -152,7 +149,7 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
         assert outbox_of(room).backlog("task").ready == 0
 
 
-@pytest.mark.parametrize("room", ["rabbitmq on postgresql"], indirect=True)
+@pytest.mark.parametrize("database_room", ["rabbitmq on postgresql"], indirect=True)
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
@@ -166,17 +163,17 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
 def test_a_task_that_nobody_takes_is_a_dead_letter_and_the_others_are_done(
     room: CeleryRoom, way: dict[str, Any], reason: str
 ) -> None:
+    worker, metric = worker_of(room), "mainstay_dead_lettered_total"
+    dead = worker.metric(metric)
     before = [send(room, "add", n, 0) for n in range(3)]
     broken = send(room, "add", 1, 1, **way)
     after = [send(room, "add", n, 0) for n in range(3)]
-    with room.worker() as worker:
-        worker.ready()
-        for id in (*before, *after):
-            assert room.ended(id).state is State.SUCCESS
-        status = room.ended(broken)
-        assert status.state is State.FAILURE
-        assert status.error is not None
-        eventually(lambda: worker.metric("mainstay_dead_lettered_total") == 1)
+    for id in (*before, *after):
+        assert room.ended(id).state is State.SUCCESS
+    status = room.ended(broken)
+    assert status.state is State.FAILURE
+    assert status.error is not None
+    eventually(lambda: worker.metric(metric) == dead + 1)
     letters = DatabaseDeadLetters(database_of(room))
     (letter,) = [letter for queue in letters.queues() for letter in letters.letters(queue)]
     assert (letter.id, letter.reason) == (broken, reason)
@@ -184,16 +181,14 @@ def test_a_task_that_nobody_takes_is_a_dead_letter_and_the_others_are_done(
 
 @pytest.mark.parametrize("column", ["route", "headers"])
 def test_a_message_that_cannot_be_read_is_a_dead_letter(room: CeleryRoom, column: str) -> None:
-    broken = send(room, "add", 1, 1)
     database = database_of(room)
     table = tables.table("outbox", database.engine.dialect.name)
     with database.session() as session:
+        broken = room.send("add", 1, 1, session=session)
         session.execute(update(table).values({column: [1]}))
     sound = send(room, "add", 2, 2)
-    with room.worker() as worker:
-        worker.ready()
-        assert room.ended(sound).state is State.SUCCESS
-        assert room.ended(broken).state is State.FAILURE
+    assert room.ended(sound).state is State.SUCCESS
+    assert room.ended(broken).state is State.FAILURE
 
 
 SENDER = """
@@ -233,46 +228,44 @@ def test_a_sender_that_dies_has_sent_what_it_has_committed(
         check=False,
     )
     assert (ended.returncode, ended.stdout) == (-9, ""), ended.stderr
-    with room.worker() as worker:
-        worker.ready()
-        if is_sent:
-            assert room.ended(id).state is State.SUCCESS
-        else:
-            room.ended(send(room, "add", 1, 1))
-            assert state_of(room, id) is None
+    if is_sent:
+        assert room.ended(id).state is State.SUCCESS
+    else:
+        room.ended(send(room, "add", 1, 1))
+        assert state_of(room, id) is None
     assert effects_of(room, key) == int(is_sent)
 
 
 @pytest.mark.parametrize("point", ["relay.after_claim", "relay.after_publish", "relay.before_mark"])
 def test_a_relay_that_dies_loses_nothing_and_what_it_doubles_has_one_effect(
-    room: CeleryRoom, point: str
+    own_room: CeleryRoom, point: str
 ) -> None:
     keys = [new_id() for _ in range(10)]
-    ids = [send(room, "store_once", key) for key in keys]
-    with room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@1") as worker:
+    ids = [send(own_room, "store_once", key) for key in keys]
+    with own_room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@1") as worker:
         assert worker.process.wait(PATIENCE_SECONDS) == -9, worker.log.read_text()[-4000:]
-    with room.worker(concurrency=2) as worker:
+    with own_room.worker(concurrency=2) as worker:
         worker.ready()
         for id in ids:
-            assert room.ended(id).state is State.SUCCESS
-        eventually(lambda: waiting_in(room) == 0)
-    assert [effects_of(room, key) for key in keys] == [1] * len(keys)
+            assert own_room.ended(id).state is State.SUCCESS
+        eventually(lambda: waiting_in(own_room) == 0)
+    assert [effects_of(own_room, key) for key in keys] == [1] * len(keys)
 
 
-def test_a_service_without_a_worker_relays_in_a_process_of_its_own(room: CeleryRoom) -> None:
-    with room.relay() as relay:
+def test_a_service_without_a_worker_relays_in_a_process_of_its_own(own_room: CeleryRoom) -> None:
+    with own_room.relay() as relay:
         relay.ready()
-        ids = [send(room, "add", n, 0) for n in range(50)]
-        eventually(lambda: waiting_in(room) == 0)
+        ids = [send(own_room, "add", n, 0) for n in range(50)]
+        eventually(lambda: waiting_in(own_room) == 0)
         eventually(lambda: relay.get("/ready")[0] == relay.get("/healthz")[0] == 200)
         eventually(lambda: relay.metric("app_last_iteration_timestamp_seconds") > 0)
         eventually(lambda: relay.metric("mainstay_outbox_messages", state="ready") == 0)
         assert relay.terminate() == 0
-    with room.worker(concurrency=2) as worker:
+    with own_room.worker(concurrency=2) as worker:
         worker.ready()
         for id in ids:
-            room.ended(id)
-    assert sorted(room.effects()) == sorted(f"add {n} 0" for n in range(50))
+            own_room.ended(id)
+    assert sorted(own_room.effects()) == sorted(f"add {n} 0" for n in range(50))
 
 
 def test_a_relay_without_anything_to_relay_is_exit_code_78() -> None:

@@ -22,15 +22,10 @@ from mainstay.tasks.celery import asend
 from mainstay.tasks.status import State
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
-from tests.contract.tasks.rooms import CeleryRoom, Worker
+from tests.contract.tasks.rooms import CeleryRoom, worker_of
 from tests.contract.tasks.test_malformed import headers
 
 Shared = Callable[[str], CeleryRoom]
-
-
-def worker_of(room: CeleryRoom) -> Worker:
-    assert room.shared is not None
-    return room.shared
 
 
 def test_a_task_whose_process_was_killed_is_done_once_more(working_room: CeleryRoom) -> None:
@@ -147,8 +142,8 @@ def test_a_delay_is_kept(working_room: CeleryRoom) -> None:
 def test_a_task_that_was_called_off_is_not_done(working_room: CeleryRoom) -> None:
     control, id = working_room.app.control, new_id()
     control.revoke(id)
-    pid = worker_of(working_room).process.pid
-    eventually(lambda: id in known_to_be_revoked(working_room, pid))
+    worker = worker_of(working_room)
+    eventually(lambda: id in working_room.revoked(worker))
     working_room.send("add", 901, 1, task_id=id)
     assert working_room.ended(id).state is State.REVOKED
     assert "add 901 1" not in working_room.effects()
@@ -341,12 +336,6 @@ def test_each_process_has_an_engine_of_its_own(shared: Shared) -> None:
         pids.add(status.result[0])
     assert pids <= set(worker.children)
     assert worker.process.pid not in pids
-
-
-def known_to_be_revoked(room: CeleryRoom, pid: int) -> set[str]:
-    """Return the ids that the worker with that pid is not to begin."""
-    told = room.app.control.inspect(timeout=1).revoked() or {}
-    return {id for name, ids in told.items() if f"-{pid}@" in name for id in ids}
 
 
 def resident_bytes(pid: int) -> int:

@@ -17,15 +17,20 @@ from mainstay.resources.sqlalchemy import Database, workflows
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.tasks.workflow import StepState, Workflow, WorkflowState
 from mainstay.testing import eventually
-from tests.contract.tasks.rooms import CeleryRoom
+from tests.contract.tasks.rooms import ON_DATABASES, CeleryRoom, worker_of
 from tests.contract.tasks.sample import gate_of
 from tests.waiting import PATIENCE_SECONDS
 
-KINDS = ["redis on sqlite", "redis on embedded", "rabbitmq on postgresql"]
+
+@pytest.fixture
+def room(database_room: CeleryRoom) -> CeleryRoom:
+    """A room on a broker and a database, with the worker that the tests share."""
+    return database_room
 
 
-@pytest.fixture(params=KINDS)
-def room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
+@pytest.fixture(params=ON_DATABASES)
+def own_room(request: pytest.FixtureRequest, room_on: Callable[[str], CeleryRoom]) -> CeleryRoom:
+    """A room with a queue and a database of its own, and no worker yet."""
     return room_on(request.param)
 
 
@@ -88,11 +93,9 @@ def test_chains_groups_and_chords_are_done_as_celery_does_them(room: CeleryRoom)
         chord([listed(5), group(listed(6), listed(7))], listed(8)),
         group(listed(9), listed().set(immutable=True)),
     )
-    with room.worker(concurrency=2) as worker:
-        worker.ready()
-        workflow = ended(room, start(room, canvas))
-        assert workflow.state is WorkflowState.SUCCESS
-        assert workflow.name == "a workflow"
+    workflow = ended(room, start(room, canvas))
+    assert workflow.state is WorkflowState.SUCCESS
+    assert workflow.name == "a workflow"
     assert set(states(workflow)) == {"success"}
     assert [each.attempts for each in workflow.steps] == [1] * 10
     for each in workflow.steps:
@@ -117,27 +120,25 @@ def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_a
         step(room, "stored", key=keys[2]),
         step(room, "listed", "end"),
     )
-    with room.worker(concurrency=2) as worker:
-        worker.ready()
-        id = start(room, canvas)
-        failed = ended(room, id)
-        assert failed.state is WorkflowState.FAILURE
-        assert states(failed) == ["success", "failure", "success", "skipped", "skipped"]
-        assert failed.steps[1].error == {"type": "ValueError", "detail": "the gate is shut"}
-        assert [room.letter(failed.steps[1].task_id).reason] == ["failed:ValueError"]
-        assert_states(room, {id: WorkflowState.FAILURE})
+    id = start(room, canvas)
+    failed = ended(room, id)
+    assert failed.state is WorkflowState.FAILURE
+    assert states(failed) == ["success", "failure", "success", "skipped", "skipped"]
+    assert failed.steps[1].error == {"type": "ValueError", "detail": "the gate is shut"}
+    assert [room.letter(failed.steps[1].task_id).reason] == ["failed:ValueError"]
+    assert_states(room, {id: WorkflowState.FAILURE})
 
-        gate_of(room.effects_file, keys[1], 0).touch()
-        assert room.app.workflows.retry(id) == [failed.steps[1].task_id]
-        with pytest.raises(Conflict, match="nothing to do again"):
-            room.app.workflows.retry(id)
-        done = ended(room, id)
-        assert (done.id, states(done)) == (id, ["success"] * 5)
-        waiting = start(room, step(room, "elsewhere").set(queue="nobody"))
-        assert_states(room, {id: WorkflowState.SUCCESS, waiting: WorkflowState.RUNNING})
-        assert [each.attempts for each in done.steps] == [1, 2, 1, 1, 1]
-        assert [each.task_id for each in done.steps] == [each.task_id for each in failed.steps]
-        assert result_of(room, done) == [keys[2], "end"]
+    gate_of(room.effects_file, keys[1], 0).touch()
+    assert room.app.workflows.retry(id) == [failed.steps[1].task_id]
+    with pytest.raises(Conflict, match="nothing to do again"):
+        room.app.workflows.retry(id)
+    done = ended(room, id)
+    assert (done.id, states(done)) == (id, ["success"] * 5)
+    waiting = start(room, step(room, "elsewhere").set(queue="nobody"))
+    assert_states(room, {id: WorkflowState.SUCCESS, waiting: WorkflowState.RUNNING})
+    assert [each.attempts for each in done.steps] == [1, 2, 1, 1, 1]
+    assert [each.task_id for each in done.steps] == [each.task_id for each in failed.steps]
+    assert result_of(room, done) == [keys[2], "end"]
     assert rows(room) == Counter([keys[0], keys[2]])
     assert Counter(line.partition(" ")[0] for line in room.effects()) == {
         "passes_gate": 2,
@@ -147,118 +148,109 @@ def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_a
 
 def test_a_workflow_goes_on_from_a_dead_letter_that_is_put_back(room: CeleryRoom) -> None:
     canvas = chain(step(room, "passes_gate", key="k"), step(room, "listed"))
-    with room.worker() as worker:
-        worker.ready()
-        id = start(room, canvas)
-        failed = ended(room, id).steps[0].task_id
-        assert room.letter(failed).name == "passes_gate"
-        gate_of(room.effects_file, "k", 0).touch()
-        assert room.letters.retry(room.queue, lambda letter: letter.id == failed) == 1
-        eventually(lambda: states(got(room, id)) == ["success", "success"])
+    id = start(room, canvas)
+    failed = ended(room, id).steps[0].task_id
+    assert room.letter(failed).name == "passes_gate"
+    gate_of(room.effects_file, "k", 0).touch()
+    assert room.letters.retry(room.queue, lambda letter: letter.id == failed) == 1
+    eventually(lambda: states(got(room, id)) == ["success", "success"])
 
 
-def test_a_workflow_leaves_with_the_commit_and_only_with_it(room: CeleryRoom) -> None:
+def test_a_workflow_leaves_with_the_commit_and_only_with_it(own_room: CeleryRoom) -> None:
     def canvas() -> Signature:
-        return chain(step(room, "listed", 1), step(room, "listed", 2))
+        return chain(step(own_room, "listed", 1), step(own_room, "listed", 2))
 
-    ours = room.app.workflows
-    with database_of(room).session() as session:
+    ours = own_room.app.workflows
+    with database_of(own_room).session() as session:
         never = ours.start(canvas(), name="never", session=session)
         session.rollback()
-    with database_of(room).session() as session:
+    with database_of(own_room).session() as session:
         once = ours.start(canvas(), name="once", workflow_id=new_id(), session=session)
     assert ours.start(canvas(), name="once", workflow_id=once) == once
     assert ours.get(never) is None
-    assert states(got(room, once)) == ["waiting", "pending"]
-    with room.worker() as worker:
+    assert states(got(own_room, once)) == ["waiting", "pending"]
+    with own_room.worker() as worker:
         worker.ready()
-        assert ended(room, once).state is WorkflowState.SUCCESS
-    assert len(room.effects()) == 2
+        assert ended(own_room, once).state is WorkflowState.SUCCESS
+    assert len(own_room.effects()) == 2
 
 
 @pytest.mark.parametrize("point", ["tasks.before_commit", "tasks.after_commit"])
 def test_a_step_whose_process_dies_at_its_commit_has_its_effect_once(
-    room: CeleryRoom, point: str
+    own_room: CeleryRoom, point: str
 ) -> None:
     keys = [new_id() for _ in range(4)]
-    header = [step(room, "stored", key=key) for key in keys[:3]]
-    with room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@2") as worker:
+    header = [step(own_room, "stored", key=key) for key in keys[:3]]
+    with own_room.worker(MAINSTAY_FAILPOINT=f"{point}:kill@2") as worker:
         worker.ready()
-        id = start(room, chord(header, step(room, "stored", key=keys[3])))
-        assert ended(room, id).state is WorkflowState.SUCCESS
+        id = start(own_room, chord(header, step(own_room, "stored", key=keys[3])))
+        assert ended(own_room, id).state is WorkflowState.SUCCESS
         assert worker.lines("worker_lost")
-    assert rows(room) == Counter(keys)
+    assert rows(own_room) == Counter(keys)
 
 
-def test_a_chord_is_complete_when_the_worker_of_a_member_is_killed(room: CeleryRoom) -> None:
+def test_a_chord_is_complete_when_the_worker_of_a_member_is_killed(own_room: CeleryRoom) -> None:
     key = new_id()
-    members = [step(room, "listed", n) for n in range(10)]
-    members.insert(4, step(room, "fall_first", key=key))
-    id = start(room, chord(members, step(room, "listed", "end")))
-    with room.worker(concurrency=2) as worker:
+    members = [step(own_room, "listed", n) for n in range(10)]
+    members.insert(4, step(own_room, "fall_first", key=key))
+    id = start(own_room, chord(members, step(own_room, "listed", "end")))
+    with own_room.worker(concurrency=2) as worker:
         assert worker.process.wait(PATIENCE_SECONDS) == -9
-    assert got(room, id).state is WorkflowState.RUNNING
-    with room.worker(concurrency=2) as worker:
+    assert got(own_room, id).state is WorkflowState.RUNNING
+    with own_room.worker(concurrency=2) as worker:
         worker.ready()
-        workflow = ended(room, id)
+        workflow = ended(own_room, id)
     assert workflow.state is WorkflowState.SUCCESS
     results = [[n] for n in range(10)]
-    assert result_of(room, workflow) == [[*results[:4], key, *results[4:]], "end"]
-    assert room.effects().count(f"fall_first {key}") == 2
+    assert result_of(own_room, workflow) == [[*results[:4], key, *results[4:]], "end"]
+    assert own_room.effects().count(f"fall_first {key}") == 2
 
 
 def test_many_members_that_end_together_are_counted_once_each(room: CeleryRoom) -> None:
     members = [step(room, "add", n, 0) for n in range(60)]
-    with room.worker(concurrency=4) as worker:
-        worker.ready()
-        workflow = ended(room, start(room, chord(members, step(room, "listed"))))
+    workflow = ended(room, start(room, chord(members, step(room, "listed"))))
     assert workflow.state is WorkflowState.SUCCESS
     assert result_of(room, workflow) == [list(range(60))]
     assert Counter(line.partition(" ")[0] for line in room.effects()) == {"add": 60, "listed": 1}
 
 
-def test_a_step_that_is_called_off_can_be_done_after_all(room: CeleryRoom) -> None:
-    id = start(room, chain(step(room, "listed", 1), step(room, "listed", 2)))
-    store = room.app.reports.store
+def test_a_step_that_is_called_off_can_be_done_after_all(own_room: CeleryRoom) -> None:
+    id = start(own_room, chain(step(own_room, "listed", 1), step(own_room, "listed", 2)))
+    store = own_room.app.reports.store
     assert store is not None
-    store.record(TaskStatus(id=got(room, id).steps[0].task_id, state=State.REVOKED))
-    workflow = got(room, id)
+    store.record(TaskStatus(id=got(own_room, id).steps[0].task_id, state=State.REVOKED))
+    workflow = got(own_room, id)
     assert workflow.state is WorkflowState.FAILURE
     assert states(workflow) == ["revoked", "skipped"]
-    room.app.workflows.retry(id)
-    with room.worker() as worker:
+    own_room.app.workflows.retry(id)
+    with own_room.worker() as worker:
         worker.ready()
-        assert states(ended(room, id)) == ["success", "success"]
+        assert states(ended(own_room, id)) == ["success", "success"]
         # Both messages of the first step have been taken.
         eventually(lambda: len(worker.lines("task")) == 3)
-    assert len(room.effects()) == 2
+    assert len(own_room.effects()) == 2
 
 
 def test_workers_that_have_heard_of_it_do_a_step_again_that_was_called_off(
     room: CeleryRoom,
 ) -> None:
-    def is_heard(id: str) -> bool:
-        heard = room.app.control.inspect(timeout=1).revoked() or {}
-        return any(id in ids for ids in heard.values())
-
-    with room.worker() as worker:
-        worker.ready()
-        with database_of(room).session() as session:
-            canvas = chain(step(room, "listed", 1), step(room, "listed", 2))
-            id = room.app.workflows.start(canvas, name="called off", session=session)
-            found = workflows.find(session.connection(), id)
-            assert found is not None
-            first = found.steps[0].task_id
-            room.app.control.revoke(first)
-            eventually(lambda: is_heard(first))
-        assert states(ended(room, id)) == ["revoked", "skipped"]
-        assert room.effects() == []
-        room.app.workflows.retry(id)
-        workflow = ended(room, id)
-        assert states(workflow) == ["success", "success"]
-        status = room.status(first)
-        assert status is not None
-        assert status.worker.startswith("python-service-")
+    worker = worker_of(room)
+    with database_of(room).session() as session:
+        canvas = chain(step(room, "listed", 1), step(room, "listed", 2))
+        id = room.app.workflows.start(canvas, name="called off", session=session)
+        found = workflows.find(session.connection(), id)
+        assert found is not None
+        first = found.steps[0].task_id
+        room.app.control.revoke(first)
+        eventually(lambda: first in room.revoked(worker))
+    assert states(ended(room, id)) == ["revoked", "skipped"]
+    assert room.effects() == []
+    room.app.workflows.retry(id)
+    workflow = ended(room, id)
+    assert states(workflow) == ["success", "success"]
+    status = room.status(first)
+    assert status is not None
+    assert status.worker.startswith("python-service-")
 
 
 def test_asyncio_has_the_same(room: CeleryRoom) -> None:
@@ -268,19 +260,17 @@ def test_asyncio_has_the_same(room: CeleryRoom) -> None:
         async with database_of(room).asession() as session:
             first = await ours.astart(canvas, name="first", session=session)
         second = await ours.astart(canvas, name="second")
-        with room.worker() as worker:
-            await asyncio.to_thread(worker.ready)
-            for id in (first, second):
-                await asyncio.to_thread(ended, room, id)
-            gate_of(room.effects_file, "a", 0).touch()
-            assert len(await ours.aretry(first)) == 1
-            async with database_of(room).asession() as session:
-                assert len(await ours.aretry(second, session=session)) == 1
-            for id in (first, second):
-                await asyncio.to_thread(ended, room, id)
-                found = await ours.aget(id)
-                assert found is not None
-                assert [each.state for each in found.steps] == [StepState.SUCCESS] * 2
+        for id in (first, second):
+            await asyncio.to_thread(ended, room, id)
+        gate_of(room.effects_file, "a", 0).touch()
+        assert len(await ours.aretry(first)) == 1
+        async with database_of(room).asession() as session:
+            assert len(await ours.aretry(second, session=session)) == 1
+        for id in (first, second):
+            await asyncio.to_thread(ended, room, id)
+            found = await ours.aget(id)
+            assert found is not None
+            assert [each.state for each in found.steps] == [StepState.SUCCESS] * 2
         assert await ours.aget("never heard of") is None
         done = dict.fromkeys((first, second), WorkflowState.SUCCESS)
         ids = [*done, "never heard of"]

@@ -17,11 +17,10 @@ CODE := $(wildcard src tests services tools benchmarks)
 TRACKED := git ls-files -z --cached --others --exclude-standard 2>/dev/null
 # Arguments for pytest: make test ARGS='-k outbox'; for the benchmarks: make bench ARGS=--quick
 ARGS ?=
-# Which rows to measure (those whose names begin with it), and how often.
-ROW ?=
-ROUNDS ?=
+# The other variables that commands take (SEED, ONLY, …) are expanded by the shell: make exports
+# what its command line and its environment set, and so no value becomes part of a command.
 # Most tests wait for servers, so more of them run at a time than there are cores.
-WORKERS ?= 4
+NUMPROCESSES := "--numprocesses=$${WORKERS:-4}"
 
 .PHONY: help
 help: ## Show this list
@@ -34,7 +33,7 @@ run: .environment-run ## Run the whole reference platform on embedded servers; C
 .PHONY: test
 test: .environment-dev ## Run the tests, with branch coverage
 	@tools/system_packages.sh
-	@$(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadfile --cov --cov-report=term $(ARGS)
+	@$(BIN)/python -m pytest $(NUMPROCESSES) --dist=loadfile --cov --cov-report=term $(ARGS)
 
 .PHONY: check
 check: .environment-dev ## Formatting, lint, types, import map, dead code, generated files; no test
@@ -66,20 +65,20 @@ install-dev: .environment-dev ## Install the development environment and the com
 .PHONY: chaos
 chaos: .environment-dev ## Run the fault scenarios and print their reconciliation: SEED=7, SIZE=full, ONLY=1,16, LOG=FILE
 	@tools/system_packages.sh
-	@$(BIN)/python -m tests.chaos $(if $(SEED),--seed $(SEED)) $(if $(SIZE),--size $(SIZE)) $(if $(ONLY),--only $(ONLY)) $(if $(LOG),--log $(LOG))
+	@$(BIN)/python -m tests.chaos $${SEED:+--seed "$$SEED"} $${SIZE:+--size "$$SIZE"} $${ONLY:+--only "$$ONLY"} $${LOG:+--log "$$LOG"}
 
 .PHONY: test-versions
 test-versions: .environment-dev ## Test the oldest and newest FastAPI, Flask, Celery, SQLAlchemy, redis-py: ONLY=oldest
 	@tools/system_packages.sh
-	@$(BIN)/python tools/versions.py $(if $(ONLY),--only $(ONLY)) --numprocesses=$(WORKERS) $(ARGS)
+	@$(BIN)/python tools/versions.py $${ONLY:+--only "$$ONLY"} $(NUMPROCESSES) $(ARGS)
 
 .PHONY: bench
 bench: .environment-dev ## Measure against the peers, as one table: ROW=http, ROUNDS=9, ARGS=--quick
-	@$(BIN)/python -m benchmarks $(ROW) $(if $(ROUNDS),--rounds=$(ROUNDS)) $(ARGS)
+	@$(BIN)/python -m benchmarks $$ROW $${ROUNDS:+--rounds="$$ROUNDS"} $(ARGS)
 
 .PHONY: foreign
 foreign: .environment-dev ## Run another project's tests bare and with Mainstay: SUITE=celery|flask|starlette
-	@$(BIN)/python -m tools.foreign $(or $(SUITE),--help) $(ARGS)
+	@$(BIN)/python -m tools.foreign "$${SUITE:---help}" $(ARGS)
 
 .PHONY: constraints
 constraints: .environment-dev ## Move constraints.txt to the newest versions that fit pyproject.toml

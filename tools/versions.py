@@ -12,6 +12,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from tools.venvs import Venv  # noqa: E402 - likewise
 FOLDER = ROOT / ".versions"
 RESOLUTIONS = {"oldest": "lowest", "newest": "highest"}
 OUTCOMES = ("passed", "failed", "skipped")
+_SELECTIONS = ("-k", "-m", "--deselect", "--ignore")
+"""How the arguments of pytest begin that leave out tests."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,20 @@ Results = dict[tuple[str, ...], Counter[str]]
 def main(words: Sequence[str]) -> int:
     asked, for_pytest = parser().parse_known_args(words)
     table: dict[str, tuple[dict[str, str], Results]] = {}
+    codes: dict[str, int] = {}
     for name in [asked.only] if asked.only else RESOLUTIONS:
         venv = Venv(FOLDER / name)
         pins = resolve(name)
         make(venv, pins)
         print(f"{name}: running the tests", flush=True)
-        table[name] = versions(pins), run(venv, name, for_pytest)
-    lines, is_good = report(table)
+        codes[name], results = run(venv, for_pytest)
+        table[name] = versions(pins), results
+    lines, is_good = report(table, is_whole=not selects(for_pytest))
     print("\n".join(lines))
-    return 0 if is_good else 1
+    for name, code in codes.items():
+        if code:
+            print(f"{name}: pytest ended with exit code {code}")
+    return 0 if is_good and not any(codes.values()) else 1
 
 
 def parser() -> argparse.ArgumentParser:
@@ -119,23 +127,28 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def selects(for_pytest: Iterable[str]) -> bool:
+    """Tell whether the arguments of pytest leave out tests, so that an area may have none."""
+    return any(word.startswith(_SELECTIONS) for word in for_pytest)
+
+
 def resolve(name: str) -> list[str]:
     """Return the pins of the combination *name*."""
-    FOLDER.mkdir(exist_ok=True)
-    file = FOLDER / f"{name}.txt"
-    # uv keeps what stands in the file that it writes, wherever that fits.
-    file.write_text(unvaried((ROOT / "constraints.txt").read_text()))
-    command = [
-        *(sys.executable, "-m", "uv", "--quiet", "pip", "compile", "pyproject.toml"),
-        *("--all-extras", "--group", "dev", "--resolution", RESOLUTIONS[name]),
-        *("--no-header", "--no-annotate", "--output-file", str(file)),
-    ]
-    printed = subprocess.run(
-        command, cwd=ROOT, env=environment_of_uv(), stdout=subprocess.DEVNULL, check=False
-    )
-    if printed.returncode:
-        sys.exit(f"no versions could be chosen for {name}: the reason that uv gave stands above")
-    return file.read_text().splitlines()
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "pins.txt"
+        # uv keeps what stands in the file that it writes, wherever that fits.
+        file.write_text(unvaried((ROOT / "constraints.txt").read_text()))
+        command = [
+            *(sys.executable, "-m", "uv", "--quiet", "pip", "compile", "pyproject.toml"),
+            *("--all-extras", "--group", "dev", "--resolution", RESOLUTIONS[name]),
+            *("--no-header", "--no-annotate", "--output-file", str(file)),
+        ]
+        printed = subprocess.run(
+            command, cwd=ROOT, env=environment_of_uv(), stdout=subprocess.DEVNULL, check=False
+        )
+        if printed.returncode:
+            sys.exit(f"no versions could be chosen for {name}: see uv's message above")
+        return file.read_text().splitlines()
 
 
 def unvaried(constraints: str) -> str:
@@ -151,26 +164,30 @@ def versions(pins: Iterable[str]) -> dict[str, str]:
 
 
 def make(venv: Venv, pins: list[str]) -> None:
+    """Install *pins* into *venv*, unless it has them."""
     decides = (sys.version, str(ROOT), *pins, (ROOT / "pyproject.toml").read_text())
     fingerprint = hashlib.sha256("\n".join(decides).encode()).hexdigest()
-    requirements = venv.folder.with_suffix(".txt")
-    venv.make(("--requirement", str(requirements), "--editable", "."), fingerprint)
+    # A file of this process alone: another one may install other pins meanwhile.
+    with tempfile.TemporaryDirectory() as folder:
+        requirements = Path(folder) / "requirements.txt"
+        requirements.write_text("".join(f"{pin}\n" for pin in pins))
+        venv.make(("--requirement", str(requirements), "--editable", "."), fingerprint)
 
 
-def run(venv: Venv, name: str, for_pytest: Sequence[str]) -> Results:
-    """Run the tests of every area in *venv*, and count their outcomes."""
-    results = FOLDER / f"{name}.xml"
-    results.unlink(missing_ok=True)
-    command = [
-        *(str(venv.python), "-m", "pytest", "--quiet", "-p", "no:cacheprovider"),
-        *("--dist=loadfile", f"--junit-xml={results}", "--override-ini=junit_family=xunit1"),
-        *sorted({path for area in AREAS for path in area.tests}),
-        *for_pytest,
-    ]
-    # The programs of this environment, not those of `.venv`.
-    path = os.pathsep.join([str(venv.python.parent), os.environ.get("PATH", os.defpath)])
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
-    return counted(results.read_text()) if results.exists() else {}
+def run(venv: Venv, for_pytest: Sequence[str]) -> tuple[int, Results]:
+    """Run the tests of every area in *venv*; return pytest's exit code and the outcomes."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder) / "results.xml"
+        command = [
+            *(str(venv.python), "-m", "pytest", "--quiet", "-p", "no:cacheprovider"),
+            *("--dist=loadfile", f"--junit-xml={results}", "--override-ini=junit_family=xunit1"),
+            *sorted({path for area in AREAS for path in area.tests}),
+            *for_pytest,
+        ]
+        # The programs of this environment, not those of `.venv`.
+        path = os.pathsep.join([str(venv.python.parent), os.environ.get("PATH", os.defpath)])
+        ended = subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False)
+        return ended.returncode, counted(results.read_text()) if results.exists() else {}
 
 
 def counted(junit: str) -> Results:
@@ -193,15 +210,17 @@ def area_of(file: str, name: str) -> tuple[str, ...]:
     return next((area.packages for area in AREAS if area.has(file, name)), SHARED)
 
 
-def report(table: dict[str, tuple[dict[str, str], Results]]) -> tuple[list[str], bool]:
-    """Return the table, and whether every area has tests that passed and none that failed."""
+def report(
+    table: dict[str, tuple[dict[str, str], Results]], *, is_whole: bool = True
+) -> tuple[list[str], bool]:
+    """Return the table, and whether no test failed and, in a whole run, some passed everywhere."""
     rows: list[tuple[str, ...]] = [("", "versions", *OUTCOMES)]
     is_good = True
     for name, (installed, results) in table.items():
         frameworks = dict.fromkeys(area.packages for area in AREAS)
         for area in (*frameworks, SHARED):
             counts = results.get(area, Counter())
-            is_empty = area in frameworks and not counts["passed"]
+            is_empty = is_whole and area in frameworks and not counts["passed"]
             is_good = is_good and not is_empty and not counts["failed"]
             said = ", ".join(f"{each} {installed.get(each, '')}".strip() for each in area)
             rows.append((name, said, *(str(counts[outcome]) for outcome in OUTCOMES)))

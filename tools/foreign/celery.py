@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -165,10 +165,14 @@ def _run_both(
     kinds = ("bare", "mainstay")
     with ThreadPoolExecutor(len(kinds)) as threads:
         try:
-            bare, ours = threads.map(one, kinds)
+            runs = [threads.submit(one, kind) for kind in kinds]
+            ended, _ = wait(runs, return_when=FIRST_EXCEPTION)
+            for each in ended:
+                each.result()
         except BaseException:  # interrupted, or one of the two failed
             stop.set()
             raise
+    bare, ours = (each.result() for each in runs)
     return bare, ours
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import select
 import threading
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from tools.foreign import __main__ as program_of_suites
+from tools.foreign import celery
 from tools.foreign.celery import best_of, to_repeat
-from tools.foreign.results import Outcome, Result, run_pytest
+from tools.foreign.results import Outcome, Report, Result, run_pytest
 
 PASSED = Result(Outcome.PASSED)
 SKIPPED = Result(Outcome.SKIPPED)
@@ -47,6 +52,40 @@ def test_of_two_failures_the_second_is_kept() -> None:
 
 def test_a_failure_that_was_not_repeated_stays() -> None:
     assert best_of({"a": FAILED}, {}) == {"a": FAILED}
+
+
+OPTIONS = Namespace(broker="redis", results="redis", expression=None)
+
+
+@pytest.fixture
+def no_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def tests_of(_: Path) -> Iterator[Path]:
+        yield tmp_path
+
+    monkeypatch.setattr(celery, "python_with", lambda *_: tmp_path / "python")
+    monkeypatch.setattr(celery, "unpacked", lambda *_: tmp_path)
+    monkeypatch.setattr(celery, "_tests_of", tests_of)
+    monkeypatch.setattr(program_of_suites, "REASONS", tmp_path)
+
+
+@pytest.mark.usefixtures("no_downloads")
+@pytest.mark.parametrize("failed", ["bare", "mainstay"])
+def test_the_other_run_stops_when_one_fails(failed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped = []
+
+    def one(*arguments: object) -> Report:
+        *_, stop, kind = arguments
+        if kind == failed:
+            raise RuntimeError("no server")
+        assert isinstance(stop, threading.Event)
+        stopped.append(stop.wait(60))
+        return Report({})
+
+    monkeypatch.setattr(celery, "_run", one)
+    with pytest.raises(RuntimeError, match="no server"):
+        celery.run(OPTIONS, [])
+    assert stopped == [True]
 
 
 def program(folder: Path, *lines: str) -> Path:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from tools.foreign.results import Report, compare, explained, reasons_of, table
+from tools.foreign.results import Report, compare, explained, reasons_of, table, unstable_table
 
 SUITES = ("celery", "flask", "starlette")
 
@@ -98,6 +98,8 @@ def report(
         rows, stale = explained(comparison, reasons, name)
         is_good &= all(text for _, text in rows) and not (is_whole and stale)
         tables.append(table(comparison, reasons, name))
+        if unstable := unstable_table(bare, ours):
+            tables.append(unstable)
     text = "\n".join(tables)
     print(text)
     if output is not None:

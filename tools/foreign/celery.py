@@ -78,7 +78,8 @@ def run(options: argparse.Namespace, only: Sequence[str]) -> dict[str, tuple[Rep
     """Run the suite on each broker, bare and with Mainstay.
 
     A test that fails in either run is run a second time, on new servers, and that it passes there
-    counts: Celery marks most of these tests as flaky and runs them up to six times.
+    counts: Celery marks most of these tests as flaky and runs them up to six times. The reports
+    have the failures that do not count.
     """
     python = python_with("celery", _NEEDS)
     version = pinned_version("celery")
@@ -113,6 +114,17 @@ def best_of(first: Results, second: Results) -> Results:
         test: second.get(test, result) if result.outcome is Outcome.FAILED else result
         for test, result in first.items()
     }
+
+
+def failed_once(first: Results, second: Results) -> Results:
+    """Return the failures of tests that failed in one of two attempts and not in the other."""
+    failed = {}
+    for test in second:
+        attempts = [one[test] for one in (first, second) if test in one]
+        failures = [one for one in attempts if one.outcome is Outcome.FAILED]
+        if len(attempts) == 2 and len(failures) == 1:
+            failed[test] = failures[0]
+    return failed
 
 
 @contextmanager
@@ -222,4 +234,5 @@ def _name(broker: str, options: argparse.Namespace) -> str:
 
 
 def _merged(first: Report, second: Report) -> Report:
-    return Report(best_of(first.results, second.results), first.properties)
+    unstable = failed_once(first.results, second.results)
+    return Report(best_of(first.results, second.results), first.properties, unstable)

@@ -61,10 +61,12 @@ class Report:
     Args:
         results: By test id, as pytest writes it: ``tests/test_basic.py::TestView::test_get[a]``.
         properties: What our plugin said of the run.
+        unstable: Failures in one of two attempts of tests that did not fail in the other.
     """
 
     results: Results
     properties: Mapping[str, str] = field(default_factory=dict)
+    unstable: Results = field(default_factory=dict)
 
 
 def run_pytest(
@@ -288,6 +290,26 @@ def table(comparison: Comparison, reasons: Sequence[Reason], run: str) -> str:
         cells = (f"`{one.test}`", one.bare.outcome, one.ours.outcome, message[:160])
         lines.append(f"| {' | '.join(map(_cell, (*cells, text or _UNEXPLAINED)))} |")
     lines += [f"\nExplains nothing: `{pattern}`" for pattern in stale]
+    return "\n".join(lines) + "\n"
+
+
+def unstable_table(bare: Report, ours: Report) -> str:
+    """Return the tests that failed in one of two attempts, as Markdown; empty without any."""
+    failures = {
+        test: {
+            name: report.unstable[test].message
+            for name, report in (("bare", bare), ("with Mainstay", ours))
+            if test in report.unstable
+        }
+        for test in {**bare.unstable, **ours.unstable}
+    }
+    if not failures:
+        return ""
+    lines = ["Failed in one of two attempts:", "", "| test | run | message |", "|---|---|---|"]
+    for test, messages in failures.items():
+        message = next(filter(None, reversed(messages.values())), "")
+        cells = (f"`{test}`", ", ".join(messages), message[:160])
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join(lines) + "\n"
 
 

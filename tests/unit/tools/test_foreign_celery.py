@@ -15,7 +15,7 @@ import pytest
 from tools.foreign import __main__ as program_of_suites
 from tools.foreign import celery
 from tools.foreign.celery import best_of, to_repeat
-from tools.foreign.results import Outcome, Report, Result, run_pytest
+from tools.foreign.results import Outcome, Report, Result, Results, run_pytest
 
 PASSED = Result(Outcome.PASSED)
 SKIPPED = Result(Outcome.SKIPPED)
@@ -86,6 +86,35 @@ def test_the_other_run_stops_when_one_fails(failed: str, monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="no server"):
         celery.run(OPTIONS, [])
     assert stopped == [True]
+
+
+@pytest.mark.usefixtures("no_downloads")
+def test_tests_that_failed_in_one_of_two_attempts_are_listed_with_their_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    attempts: dict[str, tuple[Results, Results]] = {
+        "bare": ({"a": FAILED, "b": PASSED, "c": PASSED, "d": FAILED}, {"a": PASSED, "d": FAILED}),
+        "mainstay": (
+            {"a": FAILED, "b": FAILED, "c": PASSED, "d": FAILED},
+            {"a": FAILED_AGAIN, "b": PASSED, "d": FAILED},
+        ),
+    }
+
+    def one(*arguments: object) -> Report:
+        *_, name, _, kind = arguments
+        return Report(attempts[str(kind)][str(name).endswith("-2")])
+
+    monkeypatch.setattr(celery, "_run", one)
+    pairs = celery.run(OPTIONS, [])
+    assert program_of_suites.report("celery", pairs, is_whole=True, output=None) == 1
+
+    said = capsys.readouterr().out
+    assert said.partition("Failed in one of two attempts:")[2].strip().splitlines() == [
+        "| test | run | message |",
+        "|---|---|---|",
+        "| `a` | bare | AssertionError |",
+        "| `b` | with Mainstay | AssertionError |",
+    ]
 
 
 def program(folder: Path, *lines: str) -> Path:

@@ -16,6 +16,9 @@ that one of them waits for has ended, it ends whatever descendants it still has.
 may be killed with SIGKILL, and another one cleans up. When the launcher is killed, the watchdog
 asks the tests to stop.
 
+Tests that come to their end leave no process. When one is left, its command line is printed, and
+the exit code is 1 although all tests passed.
+
 Only Linux has subreapers. Elsewhere SIGTERM still stops the tests as Ctrl-C does, and
 `mainstay.processes.leash` ends the servers.
 
@@ -49,8 +52,14 @@ _STOP_SECONDS = 60.0
 _PATIENCE_SECONDS = 10.0
 """How long what they have left may take until it is killed."""
 
+_ENDING_SECONDS = 60.0
+"""How long processes that were asked to end may take to do so after the tests have ended."""
+
 _POLL_SECONDS = 0.05
 _FORWARD_AFTER_SECONDS = 0.5
+
+_FINISHED = (0, 1)
+"""Exit codes of tests that came to their end: they passed, or some failed."""
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -158,10 +167,24 @@ def _wait_and_clean_up(child: int, waited_for: set[signal.Signals], folder: Path
     code = 1
     try:
         code = _exit_code(child, waited_for)
+        if code in _FINISHED:
+            code = _report_descendants() or code
         end_descendants()
         _remove(folder)
     finally:
         os._exit(code)
+
+
+def _report_descendants() -> int:
+    """Print what the tests have left behind; 1 when there is something, else 0."""
+    deadline = time.monotonic() + _ENDING_SECONDS
+    while (left := descendants()) and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        _reap()
+    for pid in sorted(left):
+        sys.stderr.write(f"left running by the tests: {pid} {facts.command_line(pid)}\n")
+    sys.stderr.flush()
+    return 1 if left else 0
 
 
 def _exit_code(child: int, waited_for: set[signal.Signals]) -> int:

@@ -229,11 +229,13 @@ class Reason:
         text: The reason, or the fault.
         tests: Their ids, as patterns of `fnmatch` in which brackets stand for themselves.
         runs: The runs that it holds for, as patterns; all by default.
+        depends_on_speed: The tests differ on a slow machine alone, so this may explain nothing.
     """
 
     text: str
     tests: tuple[str, ...]
     runs: tuple[str, ...] = ("*",)
+    depends_on_speed: bool = False
 
     def explains(self, test: str, run: str) -> bool:
         return _matches(run, self.runs) and _matches(test, self.tests)
@@ -244,9 +246,16 @@ def _matches(text: str, patterns: Iterable[str]) -> bool:
 
 
 def reasons_of(toml: str) -> list[Reason]:
-    """Read a file of reasons: tables ``[[difference]]`` with `reason`, `tests` and maybe `runs`."""
+    """Read a file of reasons: tables ``[[difference]]`` with `reason`, `tests` and maybe `runs` and
+    `depends_on_speed`.
+    """
     return [
-        Reason(one["reason"], tuple(one["tests"]), tuple(one.get("runs", ("*",))))
+        Reason(
+            one["reason"],
+            tuple(one["tests"]),
+            tuple(one.get("runs", ("*",))),
+            one.get("depends_on_speed", False),
+        )
         for one in tomllib.loads(toml).get("difference", [])
     ]
 
@@ -255,21 +264,25 @@ def explained(
     comparison: Comparison, reasons: Sequence[Reason], run: str
 ) -> tuple[list[tuple[Difference, str]], list[str]]:
     """Return each difference with its reason (empty without one), and the patterns that explain
-    no difference any more.
+    no difference any more, except those that depend on the speed of the machine.
     """
-    rows = []
-    for one in comparison.differences:
-        text = next((reason.text for reason in reasons if reason.explains(one.test, run)), "")
-        rows.append((one, text))
+    rows = [
+        (one, next((_said(each) for each in reasons if each.explains(one.test, run)), ""))
+        for one in comparison.differences
+    ]
     tests = [one.test for one in comparison.differences]
     stale = [
         pattern
         for reason in reasons
-        if _matches(run, reason.runs)
+        if _matches(run, reason.runs) and not reason.depends_on_speed
         for pattern in reason.tests
         if not any(_matches(test, (pattern,)) for test in tests)
     ]
     return rows, stale
+
+
+def _said(reason: Reason) -> str:
+    return f"{reason.text} (depends on speed)" if reason.depends_on_speed else reason.text
 
 
 def table(comparison: Comparison, reasons: Sequence[Reason], run: str) -> str:

@@ -207,6 +207,21 @@ def test_a_reason_holds_for_its_tests_and_runs_alone() -> None:
     assert not stale
 
 
+def test_a_reason_that_depends_on_speed_is_shown_and_may_explain_nothing() -> None:
+    reasons = reasons_of(
+        '[[difference]]\nreason = "takes long"\ntests = ["slow", "other"]\n'
+        "depends_on_speed = true\n"
+    )
+    differs = compare({"slow": PASSED}, {"slow": FAILED})
+    assert "| `slow` | passed | failed | boom | takes long (depends on speed) |" in table(
+        differs, reasons, "redis"
+    )
+    assert explained(differs, reasons, "redis")[1] == []
+    assert "Explains nothing" not in table(
+        compare({"slow": PASSED}, {"slow": PASSED}), reasons, "redis"
+    )
+
+
 @pytest.mark.parametrize(
     ("ours", "is_whole", "status"),
     [

@@ -1,6 +1,6 @@
-"""Interrupt a run of the tests and report what stays.
+"""Interrupt a run of the tests, or of the fault scenarios, and report what stays.
 
-    python -m tests.integration.testing.interrupting FOLDER TARGET SIGNAL COUNT
+    python -m tests.integration.testing.interrupting FOLDER pytest|chaos TARGET SIGNAL COUNT
 
 As a subreaper this process becomes the parent of whatever the run leaves behind.
 """
@@ -22,32 +22,31 @@ from tests.watchdog import become_subreaper, descendants, end_descendants
 LIMIT_SECONDS = 120.0
 
 
-def main(folder: Path, target: str, number: signal.Signals, count: int) -> dict[str, object]:
+def main(
+    folder: Path, kind: str, target: str, number: signal.Signals, count: int
+) -> dict[str, object]:
     temporary = folder / "tmp"
     temporary.mkdir()
     environment = {**os.environ, "PROGRESS": str(folder), "TMPDIR": str(temporary)}
-    tests = Path(__file__).with_name("interrupted.py")
-    command = [sys.executable, "-m", "pytest", str(tests), f"--basetemp={folder / 'pytest'}"]
-    options = ["-p", "no:cacheprovider", "-n", "1" if target == "worker" else "0"]
     with (folder / "output").open("wb") as output:
-        pytest = subprocess.Popen(
-            [*command, *options, "--max-worker-restart=0"],
+        run = subprocess.Popen(
+            [sys.executable, "-m", *command(kind, folder, has_worker=target == "worker")],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
     eventually(
-        lambda: (folder / "ready").exists() or pytest.poll() is not None,
+        lambda: is_ready(kind, folder) or run.poll() is not None,
         timeout_seconds=LIMIT_SECONDS,
     )
     started = sorted(map(program, descendants()))
     for _ in range(count):
         if target == "group":
-            os.killpg(pytest.pid, number)
+            os.killpg(run.pid, number)
         else:
-            os.kill(pid_of(target, pytest.pid), number)
-    code = pytest.wait(LIMIT_SECONDS)
+            os.kill(pid_of(target, run.pid), number)
+    code = run.wait(LIMIT_SECONDS)
     with contextlib.suppress(AssertionError):  # the report says what is left
         eventually(lambda: not descendants(), timeout_seconds=LIMIT_SECONDS)
     return {
@@ -58,6 +57,25 @@ def main(folder: Path, target: str, number: signal.Signals, count: int) -> dict[
         "files": sorted(path.name for path in temporary.iterdir()),
         "output": (folder / "output").read_text(),
     }
+
+
+def command(kind: str, folder: Path, *, has_worker: bool) -> list[str]:
+    """Return the module to run, with its arguments."""
+    if kind == "chaos":
+        return ["tests.chaos", "--only", "6"]
+    tests = Path(__file__).with_name("interrupted.py")
+    options = ["-p", "no:cacheprovider", "-n", "1" if has_worker else "0"]
+    return [
+        *("pytest", str(tests), f"--basetemp={folder / 'pytest'}"),
+        *(*options, "--max-worker-restart=0"),
+    ]
+
+
+def is_ready(kind: str, folder: Path) -> bool:
+    """Tell whether the run has started all that it is to be interrupted with."""
+    if kind == "chaos":
+        return "redis-server" in map(program, descendants())  # the last of its servers
+    return (folder / "ready").exists()
 
 
 def pid_of(target: str, launcher: int) -> int:
@@ -77,8 +95,8 @@ def program(pid: int) -> str:
 if __name__ == "__main__":
     become_subreaper()
     try:
-        place, target, number, count = sys.argv[1:]
-        report = main(Path(place), target, signal.Signals[number], int(count))
+        place, kind, target, number, count = sys.argv[1:]
+        report = main(Path(place), kind, target, signal.Signals[number], int(count))
         sys.stdout.write(json.dumps(report))
     finally:
         end_descendants()

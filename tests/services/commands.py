@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from tests.waiting import PATIENCE_SECONDS
 __all__ = ["check_document", "do", "running"]
 
 PROGRAMS = Path(sys.executable).parent
+EXAMPLES = int(os.environ.get("EXAMPLES") or 15)
+"""How many requests schemathesis makes up for each operation of a document."""
 
 
 def do(
@@ -65,7 +68,7 @@ def running(
             process.wait()
 
 
-def check_document(platform: Platform, path: str, *, examples: int) -> None:
+def check_document(platform: Platform, path: str) -> None:
     """Ask in every way that the OpenAPI document at *path* allows, and in some that it does not: no
     answer may be a 5xx, or one that it does not tell of.
     """
@@ -79,8 +82,8 @@ def check_document(platform: Platform, path: str, *, examples: int) -> None:
         # What fits may be refused for good reason: one Idempotency-Key with two bodies, an id that
         # is taken, a cursor that was made up.
         "--exclude-checks=positive_data_acceptance",
-        f"--max-examples={examples}",
+        f"--max-examples={EXAMPLES}",
         "--seed=20261120",
         "--no-color",
-        timeout_seconds=800.0,
+        timeout_seconds=max(800.0, 20.0 * EXAMPLES),
     )

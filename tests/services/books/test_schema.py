@@ -8,8 +8,6 @@ from tests.services.books.platform import API
 from tests.services.commands import check_document
 from tests.services.platform import Platform
 
-EXAMPLES = 15
-
 
 def test_the_document_has_every_route(client: httpx.Client) -> None:
     document = client.get(f"{API}/openapi.json").json()
@@ -28,4 +26,4 @@ def test_the_document_has_every_route(client: httpx.Client) -> None:
 
 
 def test_every_answer_is_as_the_document_says(embedded_platform: Platform) -> None:
-    check_document(embedded_platform, f"{API}/openapi.json", examples=EXAMPLES)
+    check_document(embedded_platform, f"{API}/openapi.json")

@@ -6,8 +6,6 @@ from tests.services.commands import check_document
 from tests.services.data.platform import API
 from tests.services.platform import Platform
 
-EXAMPLES = 15
-
 
 def test_every_answer_is_as_the_document_says(embedded_platform: Platform) -> None:
-    check_document(embedded_platform, f"{API}/openapi.json", examples=EXAMPLES)
+    check_document(embedded_platform, f"{API}/openapi.json")

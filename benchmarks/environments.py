@@ -47,11 +47,17 @@ class Environment:
         return self._venv.python
 
     def prepare(self, *, upgrade: bool = False) -> None:
-        """Make it, unless it is there and as it should be."""
+        """Make it, unless it is there and as it should be.
+
+        Args:
+            upgrade: Make it again, unless another process has done so since this call: it may
+                measure there already.
+        """
+        newer_than = time.time() if upgrade else 0.0
         self._venv.make(
             self.requirements,
             self._fingerprint(),
-            unless=lambda: not upgrade and self._is_ready(),
+            unless=lambda: self._is_ready(newer_than),
         )
 
     def versions(self, packages: tuple[str, ...]) -> dict[str, str]:
@@ -63,14 +69,16 @@ class Environment:
     def _venv(self) -> Venv:
         return Venv(WORKSHOP / self.name)
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, newer_than: float) -> bool:
         try:
             if self._venv.stamp.read_text() != self._fingerprint():
                 return False
-            age = time.time() - self._venv.stamp.stat().st_mtime
+            made_at = self._venv.stamp.stat().st_mtime
         except OSError:
             return False
-        return not self.is_newest or age < _WEEK_SECONDS
+        if self.is_newest:
+            newer_than = max(newer_than, time.time() - _WEEK_SECONDS)
+        return made_at > newer_than
 
     def _fingerprint(self) -> str:
         # With its place: what is installed from this tree points to it.

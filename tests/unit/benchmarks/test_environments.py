@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from benchmarks import environments
 environments.WORKSHOP = Path(sys.argv[1])
-environments.Environment("peers", ("flask",), sys.argv[2]).prepare()
+environment = environments.Environment("peers", ("flask",), sys.argv[2])
+environment.prepare(upgrade=sys.argv[3:] == ["upgrade"])
 """
 
 
@@ -28,8 +29,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "bench" / "peers"
 
 
-def prepare(folder: Path, decides: str = "") -> tuple[str | Path, ...]:
-    return ("-c", PREPARE, folder.parent, decides)
+def prepare(folder: Path, decides: str = "", *options: str) -> tuple[str | Path, ...]:
+    return ("-c", PREPARE, folder.parent, decides, *options)
 
 
 def is_whole(folder: Path) -> bool:
@@ -91,4 +92,30 @@ def test_two_runs_at_once_never_install_at_once(
 
     assert second.returncode == 0, said
     assert len(installer.started()) == (2 if is_killed else 1)
+    assert is_whole(folder)
+
+
+def test_an_upgrade_makes_an_environment_again(installer: Installer, folder: Path) -> None:
+    output(installer.start(prepare(folder), ROOT))
+
+    output(installer.start(prepare(folder, "", "upgrade"), ROOT))
+
+    assert len(installer.started()) == 2
+    assert is_whole(folder)
+
+
+def test_an_upgrade_is_not_done_again_by_a_run_that_waited_for_it(
+    installer: Installer, folder: Path
+) -> None:
+    output(installer.start(prepare(folder), ROOT))
+    with installer.that("wait"):
+        first = installer.start_and_wait(prepare(folder, "", "upgrade"), ROOT)
+        second = installer.start(prepare(folder, "", "upgrade"), ROOT)
+        assert second.stdout is not None
+        assert "Waiting for another process" in second.stdout.readline()
+    output(first)
+    said = output(second)
+
+    assert second.returncode == 0, said
+    assert len(installer.started()) == 2
     assert is_whole(folder)

@@ -31,6 +31,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -62,6 +63,8 @@ _FINISHED = (0, 1)
 """Exit codes of tests that came to their end: they passed, or some failed."""
 
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
+_ESCAPED = re.compile(r"\\([0-7]{3})")
+"""How a blank, a tab, a line end and a backslash stand in ``/proc/self/mounts``."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _SI_KERNEL = 0x80
 
@@ -217,7 +220,7 @@ def _reap(child: int = 0) -> int | None:
 
 def _remove(folder: Path) -> None:
     for line in Path("/proc/self/mounts").read_text().splitlines():
-        place = line.split()[1]
+        place = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), line.split()[1])
         if place.startswith(f"{folder}/"):
             subprocess.run(["umount", "--lazy", place], check=False)
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tools.environment import ROOT, clear, environment_of_uv, locked, remove, write
 
-STAMP = "as-it-should-be"
+STAMP = ".complete"
 
 
 @dataclass(frozen=True)

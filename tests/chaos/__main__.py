@@ -1,4 +1,4 @@
-"""Play the fault scenarios and print their books: `make chaos SEED=… SIZE=short|full ONLY=1,16`."""
+"""Run the fault scenarios and print their reconciliation: `make chaos SEED=7 ONLY=1,16`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _VERSIONS = ("mainstay", "celery", "kombu", "amqp", "redis", "sqlalchemy", "psyc
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Play what was asked for; 0 when all books balance."""
+    """Run what was asked for; 0 when every reconciliation balances."""
     asked = _parser().parse_args(arguments)
     chosen = [one for one in SCENARIOS if _is_asked_for(one, asked.only)]
     results: list[Result] = []

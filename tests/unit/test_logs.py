@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -276,26 +276,46 @@ async def test_a_forked_child_does_not_write_the_lines_of_its_parent(
     with contexts.use(Context.new()):
         of_a_request(logs).write_later(0.001)
 
-    assert json.loads(written_by_a_fork(logs, lines))["msg"] == "in the child"
+    written = written_by_a_fork(lambda: logs.write("info", "orders", "in the child"), lines)
+    assert json.loads(written)["msg"] == "in the child"
     await asyncio.sleep(0)
     assert lines.one["msg"] == "request"
 
 
-def written_by_a_fork(logs: Logs, lines: Lines) -> bytes:
+@pytest.mark.parametrize("is_first", [True, False], ids=["at once", "after another line"])
+def test_a_forked_child_writes_its_first_request(
+    logs: Logs, lines: Lines, *, is_first: bool
+) -> None:
+    line = of_a_request(logs)
+
+    async def serve() -> None:
+        if not is_first:
+            logs.write("info", "orders", "in the child")
+        with contexts.use(Context.new()):
+            line.write_later(0.001)
+        await asyncio.sleep(0)
+
+    written = written_by_a_fork(lambda: asyncio.run(serve()), lines).splitlines()
+
+    assert json.loads(written[-1])["msg"] == "request"
+    assert len(written) == (1 if is_first else 2)
+
+
+def written_by_a_fork(work: Callable[[], object], lines: Lines) -> bytes:
     reading, writing = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # other tests may have left threads
         child = os.fork()
     if child == 0:
         try:
-            logs.write("info", "orders", "in the child")
+            work()
             os.write(writing, lines.getvalue())
         finally:
             os._exit(0)
-    os.waitpid(child, 0)
+    os.close(writing)
     written = os.read(reading, select.PIPE_BUF)
     os.close(reading)
-    os.close(writing)
+    os.waitpid(child, 0)
     return written
 
 

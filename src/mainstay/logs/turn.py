@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import os
 import select
 import threading
 from collections import deque
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from mainstay import context as contexts
-from mainstay import forks
 
 if TYPE_CHECKING:
     from mainstay.context import Context
@@ -33,11 +34,8 @@ class Turn:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._waiting: deque[tuple[Line, Context | None, int, float]] = deque()
-        self._ends_on: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.RLock()
-        self._is_flushing = False
-        self._generation = forks.generation()
+        self.forget()
+        _made.add(self)
 
     def add(self, line: Line, now_ns: int, seconds: float) -> None:
         """Write *line* at the end of this iteration, for the current unit of work."""
@@ -52,12 +50,6 @@ class Turn:
         """Write what waits; cheap where nothing does."""
         if not self._waiting and not self._is_flushing:
             return
-        if self._generation != forks.generation():
-            # Forked with lines that the parent writes, and perhaps with a lock that stays held.
-            self._generation = forks.generation()
-            self._waiting.clear()
-            self._lock, self._is_flushing = threading.RLock(), False
-            return
         with self._lock:
             # True here only in a line that is written from within: by this thread, in its place.
             if self._is_flushing:
@@ -67,6 +59,13 @@ class Turn:
                 self._write()
             finally:
                 self._is_flushing = False
+
+    def forget(self) -> None:
+        """In a forked child: the parent writes what waits, and its lock may stay held for ever."""
+        self._waiting: deque[tuple[Line, Context | None, int, float]] = deque()
+        self._ends_on: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+        self._is_flushing = False
 
     def _end(self) -> None:
         self._ends_on = None
@@ -92,3 +91,14 @@ class Turn:
                     line.write_unprepared(now_ns, seconds)
         if together:
             self._output.write("".join(together).encode())
+
+
+_made: WeakSet[Turn] = WeakSet()
+
+
+def _forked() -> None:
+    for turn in _made:
+        turn.forget()
+
+
+os.register_at_fork(after_in_child=_forked)

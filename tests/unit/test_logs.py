@@ -192,7 +192,7 @@ def test_a_prepared_line_below_the_level_is_not_written(lines: Lines) -> None:
     assert lines.all == []
 
 
-async def test_lines_of_one_turn_go_out_together_each_with_its_own_time(
+async def test_lines_of_one_iteration_go_out_together_each_with_its_own_time(
     logs: Logs, lines: Lines
 ) -> None:
     line = of_a_request(logs)

@@ -22,12 +22,12 @@ import orjson
 
 from mainstay import context as contexts
 from mainstay import otlp
+from mainstay.logs.buffer import LineBuffer
 from mainstay.logs.clock import Clock
 from mainstay.logs.line import Line
 from mainstay.logs.output import Output
 from mainstay.logs.redaction import Redaction
 from mainstay.logs.text import as_text
-from mainstay.logs.turn import Turn
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
@@ -83,7 +83,7 @@ class Logs:
         self._threshold = _LEVELS.get(str(settings.log_level).lower(), 20)
         self.clock = Clock()
         self._output = Output(stream)
-        self.turn = Turn(self._output)
+        self.buffer = LineBuffer(self._output)
         self.redaction = Redaction()
         self.edition = 0
         """Goes up with everything that changes how a line is written."""
@@ -159,7 +159,7 @@ class Logs:
 
     def put(self, line: bytes) -> None:
         """Write bytes behind everything that was logged before them."""
-        self.turn.flush()
+        self.buffer.flush()
         self._output.write(line)
 
     def line(self, level: str, logger: str, msg: str, /, **fields: str | int) -> Line:
@@ -194,7 +194,7 @@ class Logs:
 
     def close(self) -> None:
         """Send what a collector is still to get, for two seconds at most; lines go on to stdout."""
-        self.turn.flush()
+        self.buffer.flush()
         sender, self._sender = self._sender, None
         self._is_sent = False
         self.edition += 1

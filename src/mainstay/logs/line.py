@@ -47,8 +47,8 @@ class Line:
             self.write_unprepared(now_ns, seconds)
 
     def write_later(self, seconds: float) -> None:
-        """Write it, with others, when the event loop's current iteration ends."""
-        self.logs.turn.add(self, time.time_ns(), seconds)
+        """Write it, with others, when the event loop begins its next iteration."""
+        self.logs.buffer.add(self, time.time_ns(), seconds)
 
     def rendered(self, context: Context | None, now_ns: int, seconds: float) -> str:
         """Return it with what is new; nothing where it has to be looked at more closely."""

@@ -1,4 +1,4 @@
-"""Hold the lines of finished requests until the event loop's current iteration ends.
+"""Hold the lines of finished requests until the event loop begins its next iteration.
 
 A system call for each takes as long as rendering the line, and rendering it in the middle of a
 request takes twice as long as rendering several in a row: the processor's caches are cold.
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mainstay.logs.line import Line
     from mainstay.logs.output import Output
 
-__all__ = ["Turn"]
+__all__ = ["LineBuffer"]
 
 
-class Turn:
-    """Lines of one process that are written when the event loop's current iteration ends.
+class LineBuffer:
+    """Lines of one process that are written when the event loop begins its next iteration.
 
     Each keeps the time at which it was added. Whatever else is written to the same output first
     calls :meth:`flush`, so lines come out in the order in which they were logged.
@@ -38,7 +38,7 @@ class Turn:
         _made.add(self)
 
     def add(self, line: Line, now_ns: int, seconds: float) -> None:
-        """Write *line* at the end of this iteration, for the current unit of work."""
+        """Write *line* when the next iteration begins, for the current unit of work."""
         self._waiting.append((line, contexts.current(), now_ns, seconds))
         loop = asyncio.get_running_loop()
         if self._ends_on is not loop:
@@ -93,12 +93,12 @@ class Turn:
             self._output.write("".join(together).encode())
 
 
-_made: WeakSet[Turn] = WeakSet()
+_made: WeakSet[LineBuffer] = WeakSet()
 
 
 def _forked() -> None:
-    for turn in _made:
-        turn.forget()
+    for buffer in _made:
+        buffer.forget()
 
 
 os.register_at_fork(after_in_child=_forked)

@@ -45,8 +45,9 @@ class Reports:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._generation = -1
+        self._generation = forks.generation()
         self._store: StatusStore | None = None
+        self._is_store_known = False
         self._later: deque[TaskStatus] = deque(maxlen=_MOST_KEPT)
         self._pause_until = 0.0
 
@@ -54,6 +55,10 @@ class Reports:
     def store(self) -> StatusStore | None:
         """Where the statuses are; ``None`` when nobody keeps any."""
         self._mind_fork()
+        if not self._is_store_known:
+            in_child = self._app.worker.is_child
+            self._store = store_of(self._app.service, keeps_connection=in_child)
+            self._is_store_known = True
         return self._store
 
     def sent(self, id: str, name: str, queue: str, correlation_id: str, session: Any) -> bool:
@@ -158,11 +163,11 @@ class Reports:
         """The worker's main process buried the task; told by its loop."""
         kind = reason.rpartition(":")[2]
         error = {"type": plain(kind), "detail": plain(detail)}
-        self._later.append(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
+        self._keep(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
 
     def revoked(self, id: str) -> None:
         """Somebody called the task off; likewise."""
-        self._later.append(TaskStatus(id=id, state=State.REVOKED))
+        self._keep(TaskStatus(id=id, state=State.REVOKED))
 
     def tell_later(self) -> None:
         """Tell what the main process has kept, for a moment; what a store that is down does not
@@ -181,6 +186,10 @@ class Reports:
             except Exception as error:  # noqa: BLE001 - one that cannot be kept must not stop the others
                 logger.warning("a status could not be noted: %s", type(error).__name__)
             self._later.popleft()
+
+    def _keep(self, status: TaskStatus) -> None:
+        self._mind_fork()
+        self._later.append(status)
 
     def _tell(self, status: TaskStatus, *, pauses: Sequence[float] = ()) -> None:
         store = self.store
@@ -210,8 +219,7 @@ class Reports:
         if self._generation != forks.generation():
             # What the parent had connected, and was about to tell, is the parent's.
             self._later.clear()
-            in_child = self._app.worker.is_child
-            self._store = store_of(self._app.service, keeps_connection=in_child)
+            self._is_store_known = False
             self._generation = forks.generation()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from mainstay import forks
 from mainstay.errors import Overloaded
 
 __all__ = ["SENDERS_LIMIT", "SENDER_THREADS", "Senders"]
@@ -25,11 +25,12 @@ class Senders:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._pid = 0
+        self._generation = forks.generation()
         self._threads: ThreadPoolExecutor | None = None
         self._waiting = 0
 
     async def do(self, call: Callable[[], T]) -> T:
+        self._mind_fork()
         if self._waiting >= SENDERS_LIMIT:
             raise Overloaded(
                 f"{SENDERS_LIMIT} tasks of this process wait for the broker: it takes them too "
@@ -44,16 +45,20 @@ class Senders:
             self._waiting -= 1
 
     def close(self) -> None:
+        self._mind_fork()
         with self._lock:
             threads, self._threads = self._threads, None
         if threads is not None:
             threads.shutdown(wait=False)
 
     def _here(self) -> ThreadPoolExecutor:
-        if self._pid != os.getpid():
-            self._lock, self._threads, self._pid = threading.Lock(), None, os.getpid()
-            self._waiting = 1
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(SENDER_THREADS, thread_name_prefix="senders")
             return self._threads
+
+    def _mind_fork(self) -> None:
+        # What waited in the parent waits there, and its lock may stay held for ever.
+        if self._generation != forks.generation():
+            self._lock, self._threads, self._waiting = threading.Lock(), None, 0
+            self._generation = forks.generation()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from typing import Any
@@ -28,35 +29,34 @@ class Json(JSONProvider):
     mimetype = "application/json"
 
     def dumps(self, obj: Any, **options: Any) -> str:
-        chosen: dict[str, Any] = {}
-        if self.ensure_ascii:
-            chosen["ensure_ascii"] = True
-        if self.sort_keys:
-            chosen["sort_keys"] = True
-        chosen |= options
-        if chosen:  # of Python's own module
-            if not options:
-                chosen["separators"] = (",", ":")
-            return json.dumps(obj, **{"default": _default, **chosen})
-        return _written(obj).decode()
+        if options:
+            settings = {"ensure_ascii": self.ensure_ascii, "sort_keys": self.sort_keys}
+            return _by_python(obj, **(settings | options))
+        return self._written(obj, compact=True)
 
     def loads(self, s: str | bytes, **options: Any) -> Any:
         return json.loads(s, **options)
 
     def response(self, *args: Any, **kwargs: Any) -> Response:
         made = self._prepare_response_obj(args, kwargs)
-        body = self.dumps(made) if self.compact else self.dumps(made, indent=2)
+        body = self._written(made, compact=self.compact)
         made_of: type[Response] = self._app.response_class  # type: ignore[assignment]  # Flask's
         return made_of(body, mimetype=self.mimetype)
 
+    def _written(self, value: Any, *, compact: bool) -> str:
+        if not self.ensure_ascii:
+            option = orjson.OPT_SORT_KEYS if self.sort_keys else 0
+            if not compact:
+                option |= orjson.OPT_INDENT_2
+            with suppress(TypeError):  # an integer of more than 64 bits, a key that is no text
+                return orjson.dumps(value, default=_default, option=option).decode()
+        layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
+        return _by_python(value, ensure_ascii=self.ensure_ascii, sort_keys=self.sort_keys, **layout)
 
-def _written(value: Any) -> bytes:
-    try:
-        return orjson.dumps(value, default=_default)
-    except TypeError:  # an integer of more than 64 bits, a key that is no text
-        return json.dumps(
-            value, default=_default, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-        ).encode()
+
+def _by_python(value: Any, **options: Any) -> str:
+    # Without `allow_nan=False` it would write numbers that JSON does not have.
+    return json.dumps(value, **{"default": _default, "allow_nan": False, **options})
 
 
 def _default(value: Any) -> Any:

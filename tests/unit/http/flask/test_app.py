@@ -320,6 +320,42 @@ def test_the_settings_of_flasks_json_have_effect(app: Flask, client: FlaskClient
     )
 
 
+@pytest.mark.parametrize("setting", [{}, {"sort_keys": True}, {"compact": False}], ids=str)
+def test_no_setting_of_flasks_json_makes_a_number_that_json_lacks(
+    app: Flask, setting: dict[str, bool]
+) -> None:
+    for name, value in setting.items():
+        setattr(app.json, name, value)
+    assert app.json.response({"b": float("nan")}).get_json() == {"b": None}
+    # An integer of more than 64 bits is written by another encoder, which has no null for it.
+    with pytest.raises(ValueError, match="JSON"):
+        app.json.response({"a": 2**64, "b": float("inf")})
+
+
+def test_ascii_and_options_of_the_caller_refuse_a_number_that_json_lacks(app: Flask) -> None:
+    assert isinstance(app.json, Json)
+    assert app.json.dumps({"b": float("nan")}, allow_nan=True) == '{"b": NaN}'
+    with pytest.raises(ValueError, match="JSON"):
+        app.json.dumps({"b": float("nan")}, indent=4)
+    app.json.ensure_ascii = True
+    with pytest.raises(ValueError, match="JSON"):
+        app.json.response({"b": float("nan")})
+
+
+def test_the_settings_of_flasks_json_go_together(app: Flask) -> None:
+    assert isinstance(app.json, Json)
+    app.json.sort_keys = True
+    app.json.compact = False
+    indented = '{\n  "a": {\n    "c": 2,\n    "d": 1\n  },\n  "ё": 0\n}'
+    value = {"ё": 0, "a": {"d": 1, "c": 2}}
+    assert app.json.response(value).get_data(as_text=True) == indented
+    value["a"] = 2**64
+    assert app.json.response(value).get_data(as_text=True) == (
+        '{\n  "a": 18446744073709551616,\n  "ё": 0\n}'
+    )
+    assert app.json.dumps({"2": 0, 1: 0}, sort_keys=False) == '{"2": 0, "1": 0}'
+
+
 def test_a_missing_slash_is_a_redirect(app: Flask, client: FlaskClient) -> None:
     @app.get("/folder/")
     def folder() -> str:

@@ -7,13 +7,20 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from sqlalchemy import Engine, text
 from sqlalchemy.pool import QueuePool
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from mainstay.config import Settings
+from mainstay.errors import NotConnected
+from mainstay.resources.sqlalchemy import Database
 from mainstay.resources.sqlalchemy.pools import AsyncPool, Pool
+from mainstay.service import Service
 from mainstay.testing import async_eventually, eventually
 
 WAIT_SECONDS = 60.0
@@ -27,11 +34,19 @@ class Server:
         self._wait = wait
 
     def connect(self) -> Any:
+        return self.connect_by(sqlite3.connect, ":memory:", check_same_thread=False)
+
+    def connect_by(self, connect: Callable[..., Any], *args: Any, **options: Any) -> Any:
         self.connects += 1
         if self.connects == 1:
             self._wait()
             raise OSError("connection refused")
-        return sqlite3.connect(":memory:", check_same_thread=False)
+        return connect(*args, **options)
+
+    def stand_before(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the connects of *engine* pass through here."""
+        driver: Any = engine.dialect.loaded_dbapi
+        monkeypatch.setattr(driver, "connect", partial(self.connect_by, driver.connect))
 
 
 def watch(pool: QueuePool, is_waiting: Callable[[], object]) -> list[str]:
@@ -88,6 +103,63 @@ async def test_a_connect_that_fails_lets_a_waiting_caller_of_the_event_loop_conn
     assert in_vain == []
     assert (server.connects, pool.checkedin()) == (2, 1)
     await greenlet_spawn(pool.dispose)
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Database:
+    """A database with one connection, for which a caller waits."""
+    settings = Settings(
+        env="test",
+        database_url=f"sqlite:///{tmp_path / 'test.db'}",
+        db_pool_size=1,
+        db_max_overflow=0,
+        db_pool_timeout_seconds=WAIT_SECONDS,
+    )
+    return Service(settings).hold(Database())
+
+
+def test_a_session_that_waits_connects_after_a_connect_that_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask() -> int:
+        with database.session() as session:
+            return session.execute(text("select 42")).scalar_one()
+
+    is_waiting = threading.Event()
+    server = Server(lambda: is_waiting.wait(WAIT_SECONDS))
+    server.stand_before(database.engine, monkeypatch)
+    in_vain = watch(cast("QueuePool", database.engine.pool), is_waiting.set)
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(ask)
+        eventually(lambda: server.connects)
+        second = threads.submit(ask)
+        with pytest.raises(NotConnected):
+            first.result()
+        assert second.result() == 42
+    assert in_vain == []
+    database.close()
+
+
+async def test_a_session_of_the_event_loop_connects_after_a_connect_that_failed(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> int:
+        async with database.asession() as session:
+            return (await session.execute(text("select 42"))).scalar_one()
+
+    is_waiting = asyncio.Event()
+    server = Server(lambda: await_only(is_waiting.wait()))
+    engine = database.async_engine.sync_engine
+    server.stand_before(engine, monkeypatch)
+    in_vain = watch(cast("QueuePool", engine.pool), is_waiting.set)
+    first = asyncio.create_task(ask())
+    await async_eventually(lambda: server.connects)
+    second = asyncio.create_task(ask())
+    with pytest.raises(NotConnected):
+        await first
+    assert await second == 42
+    assert in_vain == []
+    await database.aclose()
 
 
 def test_places_are_not_lost_where_every_connect_fails() -> None:

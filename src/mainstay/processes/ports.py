@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
 import subprocess
@@ -44,7 +45,9 @@ def steady_port() -> int:
 
     It lies below the kernel's ephemeral range: a client that keeps reconnecting to a port of that
     range may be given the very same one as its own, and is then connected to itself. No two calls
-    return the same port, on Linux not even in two processes while the first of them runs.
+    return the same port, on Linux not even in two processes while the first of them runs, as far
+    as the system lets a port be reserved. When none below that range is found, any free port is
+    returned, as :func:`free_port` does.
     """
     beyond = max(_first_ephemeral_port(), _STEADY_LEAST + 1)
     for _ in range(1000):
@@ -87,13 +90,15 @@ def holder(port: int) -> Holder | None:
 def _reserve(port: int) -> bool:
     """Keep *port* from every other process that asks here, until this one ends."""
     if sys.platform == "linux":
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reservation:
-            try:
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reservation:
                 # An abstract name: of the network namespace, as the port is, and no file.
                 reservation.bind(f"\0mainstay-port-{port}")
-            except OSError:
+                reservation.detach()  # stays open
+        except OSError as error:
+            # Any other, as where a sandbox allows no such socket, says nothing about the port.
+            if error.errno == errno.EADDRINUSE:
                 return False
-            reservation.detach()  # stays open
     _reserved.add(port)
     return True
 

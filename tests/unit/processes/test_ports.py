@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mainstay.processes.ports import Holder, holder, is_free, steady_port
+from mainstay.processes import ports
+from mainstay.processes.ports import (
+    Holder,
+    _first_ephemeral_port,
+    holder,
+    is_free,
+    steady_port,
+)
 
 
 @pytest.fixture
@@ -45,3 +54,30 @@ def test_a_holder_that_may_not_be_looked_at_is_another_users() -> None:
 def test_a_steady_port_is_none_that_connections_are_given() -> None:
     first = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert steady_port() < first
+
+
+@pytest.mark.parametrize("refused", ["__init__", "bind"])
+def test_a_steady_port_is_found_where_none_can_be_reserved(
+    refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original: Any = getattr(socket.socket, refused)
+
+    def refuse(self: socket.socket, *args: Any, **options: Any) -> None:
+        family = args[0] if refused == "__init__" and args else self.family
+        if family == socket.AF_UNIX:
+            raise PermissionError(errno.EACCES, "permission denied")
+        original(self, *args, **options)
+
+    monkeypatch.setattr(socket.socket, refused, refuse, raising=False)
+    first, second = steady_port(), steady_port()
+    assert first != second
+    assert max(first, second) < _first_ephemeral_port()
+
+
+def test_a_port_that_is_reserved_elsewhere_is_not_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = steady_port()
+    monkeypatch.setattr(ports, "_reserved", set())  # as in another process
+    drawn = iter([taken, taken, taken + 1])
+    monkeypatch.setattr("random.randrange", lambda *_: next(drawn))
+    monkeypatch.setattr(ports, "is_free", lambda port: True)
+    assert steady_port() == taken + 1

@@ -193,7 +193,7 @@ class Logs:
         return self._head(level, logger, msg), _named(fields)
 
     def close(self) -> None:
-        """Send what a collector is still to get, for two seconds at most; lines go on to stdout."""
+        """Send what a collector is still to get, for three seconds; lines go on to stdout."""
         self.buffer.flush()
         sender, self._sender = self._sender, None
         self._is_sent = False

@@ -90,7 +90,10 @@ class Sender:
             self._wake.set()
 
     def close(self) -> None:
-        """Send what is left, for two seconds at most; what remains then is dropped."""
+        """Send what is left for two seconds; what remains then is dropped.
+
+        An attempt that is running then is waited for a second longer.
+        """
         self._closed = True
         self._wake.set()
         self._thread.join(otlp.CLOSE_SECONDS)
@@ -107,6 +110,7 @@ class Sender:
             self._wake.wait(_EVERY_SECONDS)
             self._wake.clear()
             self._send()
+            # Not after close: the process ends, and its output may be closed already.
             if self.dropped != reported and not self._closed:
                 _logger.warning(
                     "the collector is too slow: %d log lines were not sent to it (they are on "

@@ -134,7 +134,7 @@ class _Application(Flask):
         return super().make_response(rv)
 
     def log_exception(self, exc_info: Any) -> None:
-        # The request's own line tells of it.
+        # Flask would log it a second time; the request's log line has the stack.
         errors.note(exc_info[1])
 
     def make_default_options_response(self) -> Response:

@@ -40,7 +40,7 @@ def of_framework(error: HTTPException) -> Response:
     An :exc:`InternalServerError` of Flask's stands for the exception that it names.
     """
     original = error.original_exception if isinstance(error, InternalServerError) else None
-    if isinstance(original, HTTPException):  # a setting has kept it from its handlers
+    if isinstance(original, HTTPException):  # TRAP_HTTP_EXCEPTIONS, TRAP_BAD_REQUEST_ERRORS
         error = original
     elif isinstance(original, Exception):
         failure = as_error(original)

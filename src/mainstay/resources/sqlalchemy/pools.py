@@ -1,9 +1,12 @@
-"""Connection pools in which a connect that fails lets go on with a caller that waits.
+"""Connection pools that let the next waiting caller connect when a connect fails.
 
 SQLAlchemy's own connects before the connection has its place in the pool. When that fails, nothing
 wakes the callers that wait because all places were taken: they wait until their time is over,
 although no connection is in use. Here the place is taken first. It is empty until its first caller
 has connected, and goes back to the pool when that fails; the next caller then connects.
+
+The class of a place is private to SQLAlchemy: `make test-versions` shows whether the oldest and the
+newest version still have it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ __all__ = ["AsyncPool", "Pool"]
 class Pool(QueuePool):
     """The pool of blocking code."""
 
-    # SQLAlchemy names a pool's logger after the module; the level is set for its own.
+    # `echo_pool` and log levels are set on SQLAlchemy's logger names, which come from the module of
+    # the class.
     __module__ = QueuePool.__module__
 
     @override

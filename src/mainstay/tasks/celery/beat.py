@@ -119,7 +119,7 @@ class Scheduler(beat.Scheduler):
             try:
                 is_due, seconds = entry.schedule.is_due(last.astimezone(self.app.timezone))
             except Exception as error:  # noqa: BLE001 - one that fails must not stop the others
-                # Celery 5.7 has a method for this, Celery 5.6 has none.
+                # `_is_due_failed` is new in Celery 5.7; 5.6 is supported.
                 self._tell("error", f"{name}: its next run is unknown", "schedule_failed", error)
                 is_due, seconds = False, self.max_interval
             if is_due:

@@ -7,7 +7,7 @@ a task that it had said it was beginning would count as not begun, and be begun 
 Nor does it lose a task to a file descriptor. Celery keeps the number of the pipe from which it read
 the results of a child that has died under a task, and reads from that number again after a
 reconnect. By then it may be the pipe through which another child receives its tasks: the worker
-reads what it has written for the child, and the task stays in its hands, begun by nobody.
+reads the task back itself, keeps it reserved, and no child ever starts it.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ class Pool(AsynPool):
 
     @override
     def register_with_event_loop(self, hub: Any) -> None:
+        # Called after each reconnect: it would read from the pipes of children that are gone too.
         for fd, proc in list(self._fileno_to_outq.items()):
             if proc not in self._pool:
                 del self._fileno_to_outq[fd]

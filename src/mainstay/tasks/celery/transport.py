@@ -454,7 +454,7 @@ class Channel(kombu_redis.Channel):
         # Here a broken connection is replaced, once; a server that hangs is not asked again.
         params["retry"] = Retry(ConstantBackoff(0), 1, (redis.exceptions.ConnectionError,))
         if asynchronous:
-            params["connection_class"] = _unpolled(params["connection_class"], self)
+            params["connection_class"] = _unregistering(params["connection_class"], self)
         return params
 
 
@@ -464,11 +464,12 @@ class Transport(kombu_redis.Transport):
     Channel = Channel
 
 
-def _unpolled(kind: type[Any], channel: Channel) -> type[Any]:
+def _unregistering(kind: type[Any], channel: Channel) -> type[Any]:
     """Return a *kind* of connection that leaves the poller of *channel* before it is closed.
 
     Children that were forked meanwhile hold its socket open too. Closed here alone, it would stay
-    in the poller and be readable for ever: the worker would take all of a processor.
+    in the poller and be readable for ever: the worker would take all of a processor. kombu's
+    `_on_connection_disconnect` comes too late, epoll cannot unregister a closed descriptor.
     """
     generation = forks.generation()
 

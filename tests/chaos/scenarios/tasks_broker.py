@@ -99,7 +99,8 @@ def a_queue_is_full(stage: Stage) -> None:
     stage.servers.rabbitmq.manage("PUT", path, policy)
     stage.fault("queue full")
     senders.send_many(stage.pick(short=200, full=5_000))
-    assert senders.outcomes["accepted"] >= most
+    # One whose confirmation was lost may be on the queue too.
+    assert senders.outcomes["accepted"] + senders.outcomes["unknown"] >= most
     assert senders.errors["Overloaded"], senders.outcomes
     assert not senders.errors_except("Overloaded"), senders.errors
     stage.worker().ready()

@@ -99,30 +99,6 @@ async def test_a_server_that_says_nothing_is_given_up(
     await aask(database)
 
 
-async def test_a_statement_that_a_paused_server_never_ends_is_given_up(
-    postgres: PostgreSQL, database_url: str
-) -> None:
-    database = Database(url=database_url, statement_timeout_seconds=4.0)
-    await aask(database)
-    slow = [
-        asyncio.create_task(aask(database, "select pg_sleep(3.9)")),
-        asyncio.create_task(asyncio.to_thread(ask, database, "select pg_sleep(3.9)")),
-    ]
-    running = "select count(*) from pg_stat_activity where query like 'select pg_sleep(3.9)%'"
-    await async_eventually(lambda: postgres.sql(running) == "2")
-    postgres.pause()
-    try:
-        ends = await asyncio.wait_for(
-            asyncio.gather(*slow, return_exceptions=True), PATIENCE_SECONDS
-        )
-        assert all(isinstance(end, Unavailable) for end in ends), ends
-    finally:
-        postgres.resume()
-    ask(database)
-    await aask(database)
-    await database.aclose()
-
-
 async def test_a_paused_server_is_not_waited_for_as_long_as_a_statement_may_take(
     postgres: PostgreSQL, database_url: str
 ) -> None:
@@ -133,7 +109,11 @@ async def test_a_paused_server_is_not_waited_for_as_long_as_a_statement_may_take
         asyncio.create_task(asyncio.to_thread(ask, patient, "select pg_sleep(500)")),
     ]
     running = "select count(*) from pg_stat_activity where query like 'select pg_sleep(500)%'"
-    await async_eventually(lambda: postgres.sql(running) == "2")
+
+    async def are_running() -> bool:
+        return await asyncio.to_thread(postgres.sql, running) == "2"
+
+    await async_eventually(are_running)
     postgres.pause()
     try:
         ends = await asyncio.wait_for(

@@ -77,8 +77,10 @@ class Server:
     def is_stopping(self) -> bool:
         """Is it not ready any more, or are no more connections accepted?"""
         try:
-            return self.ready(timeout_seconds=0.5) == 503
-        except httpx.TransportError:  # refused, or left in the kernel's queue
+            return self.ready(timeout_seconds=2.0) == 503
+        except httpx.TransportError:
+            # Refused; or left in the kernel's queue, where gunicorn's threads and waitress leave
+            # connections while a request is in progress.
             return True
 
     def workers(self) -> list[int]:

@@ -75,7 +75,6 @@ class Process:
         """The ends that nobody asked for."""
         self._command = [sys.executable, "-W", "ignore", *command]
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
         self._environment = kept | dict(environment)
         self._lives = list(lives)
         self._is_armed = False

@@ -10,10 +10,13 @@ servers answer a failed import with codes and tracebacks of their own.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import TracebackType
 from typing import Any
@@ -58,7 +61,8 @@ def imported(target: str) -> Any:
     """
     module_name, _, path = target.partition(":")
     try:
-        found: Any = import_module(module_name)
+        with _collector_paused():
+            found: Any = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
             raise  # the module is there; something that it imports is not
@@ -74,6 +78,20 @@ def imported(target: str) -> Any:
             )
         found = getattr(found, name)
     return found
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Pause the collection of garbage: what is imported stays, and each collection would look
+    through all of it again, a fifth of the time that a service takes to load.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _without_the_way_there(stack: TracebackType | None) -> TracebackType | None:

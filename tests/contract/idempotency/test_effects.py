@@ -14,10 +14,11 @@ from sqlalchemy.orm import Session
 from mainstay.errors import Fenced, Unavailable, UnderWay
 from mainstay.idempotency import Answer, Claim, Work, once
 from mainstay.pipeline import Step, adrive, drive
-from mainstay.resources.sqlalchemy import Database, tables
+from mainstay.resources.sqlalchemy import Database, engines, tables
 from mainstay.resources.sqlalchemy.idempotency import DatabaseStore
 from mainstay.testing.wait import eventually
 from tests.contract.idempotency.test_store import asked
+from tests.waiting import PATIENCE_SECONDS
 
 KEYS, CLIENTS = 20, 10
 
@@ -30,10 +31,11 @@ def effects(database: Database) -> None:
 
 
 async def test_each_key_of_ten_clients_has_one_effect_and_one_answer(
-    database: Database,
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # SQLite has one write lock for all of them, and a busy machine hands it on slowly.
-    patient = Database(url=database.url, lock_timeout_seconds=60.0)
+    # A busy machine connects slowly, and hands on slowly the one write lock that SQLite has.
+    monkeypatch.setattr(engines, "CONNECT_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+    patient = Database(url=database.url, lock_timeout_seconds=PATIENCE_SECONDS)
     store = DatabaseStore(patient)
     heard: Counter[str] = Counter()
     answers: dict[str, set[bytes]] = {}

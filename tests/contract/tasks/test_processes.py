@@ -64,14 +64,6 @@ def test_a_process_that_outlives_being_ended_takes_no_other_task_with_it(
     assert own_room.dead() == []
 
 
-def test_the_pool_is_one_that_gives_nothing_to_a_second_process(own_room: CeleryRoom) -> None:
-    with own_room.worker() as worker:
-        worker.ready()
-        told = own_room.app.control.inspect(timeout=PATIENCE_SECONDS, limit=1).stats() or {}
-    found = {stats["pool"]["implementation"] for stats in told.values()}
-    assert found == {"mainstay.tasks.celery.pool:TaskPool"}
-
-
 def test_a_worker_that_is_asked_to_end_finishes_what_it_has(own_room: CeleryRoom) -> None:
     with own_room.worker(concurrency=1) as worker:
         worker.ready()

@@ -61,12 +61,7 @@ def test_a_result_says_what_was_asked_who_did_it_and_how_it_ended(
         assert failed.state == "FAILURE"
         assert "ZeroDivisionError" in failed.traceback
         assert AsyncResult("never issued", app=app).state == "PENDING"
-
-
-def test_a_result_that_nobody_asked_for_is_not_kept(asked: tuple[CeleryRoom, App, str]) -> None:
-    room, app, url = asked
-    with room.worker(CELERY_RESULT_BACKEND=url) as worker:
-        worker.ready()
+        # One that nobody asked for is not kept.
         ignored = app.send_task("listed", (1,), ignore_result=True)
         app.send_task("answered", (1,), ignore_result=False).get(timeout=PATIENCE_SECONDS)
         assert ignored.state == "PENDING"

@@ -24,6 +24,7 @@ from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import CeleryRoom, worker_of
 from tests.contract.tasks.test_malformed import headers
+from tests.waiting import PATIENCE_SECONDS
 
 Shared = Callable[[str], CeleryRoom]
 
@@ -234,6 +235,12 @@ def test_queues_are_measured(working_room: CeleryRoom) -> None:
     dead = len(working_room.dead())
     eventually(lambda: worker.metric("mainstay_dead_letters", queue=queue) == dead)
     assert f'mainstay_queue_messages{{queue="{queue}",state="ready"}}' in worker.get("/metrics")[1]
+
+
+def test_the_pool_is_one_that_gives_nothing_to_a_second_process(working_room: CeleryRoom) -> None:
+    told = working_room.app.control.inspect(timeout=PATIENCE_SECONDS, limit=1).stats() or {}
+    found = {stats["pool"]["implementation"] for stats in told.values()}
+    assert found == {"mainstay.tasks.celery.pool:TaskPool"}
 
 
 def test_what_is_due_much_later_is_refused_without_a_database(redis_room: CeleryRoom) -> None:

@@ -27,7 +27,7 @@ SERVERS = {
 }
 
 
-@pytest.fixture(params=SERVERS)
+@pytest.fixture
 def env(request: pytest.FixtureRequest, receiver: Receiver) -> Env:
     database, broker = (request.getfixturevalue(name) for name in SERVERS[request.param])
     made = environment(
@@ -84,6 +84,7 @@ def placed(client: httpx.Client, key: dict[str, str]) -> httpx.Response:
     return answer
 
 
+@pytest.mark.parametrize("env", ["rabbitmq"], indirect=True)
 def test_a_step_whose_process_is_killed_and_one_that_fails_twice_come_to_their_end(
     env: Env, client: httpx.Client, receiver: Receiver, tmp_path: Path
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_step_whose_process_is_killed_and_one_that_fails_twice_come_to_their_e
     assert receiver.told[customer] == [notify["task_id"]]
 
 
+@pytest.mark.parametrize("env", ["embedded"], indirect=True)
 def test_a_step_that_kills_every_process_fails_and_is_done_by_one_that_lives(
     env: Env, client: httpx.Client, receiver: Receiver, tmp_path: Path
 ) -> None:

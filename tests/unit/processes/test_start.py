@@ -54,6 +54,12 @@ def test_a_server_runs_in_the_same_process_once_the_target_is_imported(folder: P
     assert done.stdout.split()[-2:] == ["--port", "1"]
 
 
+def test_garbage_is_collected_again_once_the_target_is_imported(folder: Path) -> None:
+    script = "import gc\nimported = gc.isenabled()\ndef serve(): print(imported, gc.isenabled())"
+    (folder / "watching.py").write_text(script)
+    assert begin(folder, "watching:serve").stdout == "False True\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [("service:refuse",), ("refusing:serve", "--", "server"), ("refusing:serve",)]
 )

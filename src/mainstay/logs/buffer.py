@@ -34,7 +34,10 @@ class LineBuffer:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self.forget()
+        self._waiting: deque[tuple[Line, Context | None, int, float]] = deque()
+        self._ends_on: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.RLock()
+        self._is_flushing = False
         _made.add(self)
 
     def add(self, line: Line, now_ns: int, seconds: float) -> None:
@@ -62,10 +65,8 @@ class LineBuffer:
 
     def forget(self) -> None:
         """In a forked child: the parent writes what waits, and its lock may stay held for ever."""
-        self._waiting: deque[tuple[Line, Context | None, int, float]] = deque()
-        self._ends_on: asyncio.AbstractEventLoop | None = None
-        self._lock = threading.RLock()
-        self._is_flushing = False
+        self._waiting, self._ends_on = deque(), None
+        self._lock, self._is_flushing = threading.RLock(), False
 
     def _end(self) -> None:
         self._ends_on = None

@@ -324,6 +324,7 @@ def test_the_settings_of_flasks_json_have_effect(app: Flask, client: FlaskClient
 def test_no_setting_of_flasks_json_makes_a_number_that_json_lacks(
     app: Flask, setting: dict[str, bool]
 ) -> None:
+    assert isinstance(app.json, Json)
     for name, value in setting.items():
         setattr(app.json, name, value)
     assert app.json.response({"b": float("nan")}).get_json() == {"b": None}

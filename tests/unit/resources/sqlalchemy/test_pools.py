@@ -123,7 +123,7 @@ def test_a_session_that_waits_connects_after_a_connect_that_failed(
 ) -> None:
     def ask() -> int:
         with database.session() as session:
-            return session.execute(text("select 42")).scalar_one()
+            return int(session.execute(text("select 42")).scalar_one())
 
     is_waiting = threading.Event()
     server = Server(lambda: is_waiting.wait(WAIT_SECONDS))
@@ -145,7 +145,7 @@ async def test_a_session_of_the_event_loop_connects_after_a_connect_that_failed(
 ) -> None:
     async def ask() -> int:
         async with database.asession() as session:
-            return (await session.execute(text("select 42"))).scalar_one()
+            return int((await session.execute(text("select 42"))).scalar_one())
 
     is_waiting = asyncio.Event()
     server = Server(lambda: await_only(is_waiting.wait()))

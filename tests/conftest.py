@@ -55,7 +55,7 @@ SLOWEST = (
 )
 """The groups that take longest, the first most. `--durations=0` shows how long tests take."""
 
-BOOKS = "books"
+RECONCILIATION = "reconciliation"
 """The property under which a scenario records what it has counted."""
 
 
@@ -83,11 +83,13 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the books of the scenarios, with their seeds."""
+    """Print the reconciliation of each scenario, with its seed."""
     reports = [*terminalreporter.getreports("passed"), *terminalreporter.getreports("failed")]
-    lines = [line for one in reports for name, line in one.user_properties if name == BOOKS]
+    lines = [
+        line for one in reports for name, line in one.user_properties if name == RECONCILIATION
+    ]
     if lines:
-        terminalreporter.section("books of the scenarios")
+        terminalreporter.section("reconciliation of the scenarios")
         for line in sorted(lines):
             terminalreporter.line(str(line))
 

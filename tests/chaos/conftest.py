@@ -12,7 +12,7 @@ from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from tests.chaos.playing import play
 from tests.chaos.scenarios import LeftOut, Scenario
 from tests.chaos.stage import DURABLE, Servers
-from tests.conftest import BOOKS
+from tests.conftest import RECONCILIATION
 
 
 @pytest.fixture(scope="session")
@@ -48,10 +48,10 @@ def play_short(
         except Exception as error:
             said = (str(error).splitlines() or [""])[0]
             record_property(
-                BOOKS, f"FAIL {scenario.id} seed={seed}: {type(error).__name__}: {said}"
+                RECONCILIATION, f"FAIL {scenario.id} seed={seed}: {type(error).__name__}: {said}"
             )
             raise
-        record_property(BOOKS, str(result))
+        record_property(RECONCILIATION, str(result))
         assert result.is_good, str(result)
 
     return play_one

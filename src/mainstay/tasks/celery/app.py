@@ -331,8 +331,11 @@ class App(celery.Celery):
             return result
         is_amqp = transport_of(self.conf.broker_url) == "amqp"
         if is_amqp:
-            options.setdefault("mandatory", True)
-            options.setdefault("confirm_timeout", CONFIRM_TIMEOUT_SECONDS)
+            # Celery's tasks and signatures hand over None for an option that was not given.
+            if options.get("mandatory") is None:
+                options["mandatory"] = True
+            if options.get("confirm_timeout") is None:
+                options["confirm_timeout"] = CONFIRM_TIMEOUT_SECONDS
             countdown, eta = _whole_seconds(countdown, eta)
             if countdown or eta:
                 self._declare_delays()
@@ -354,7 +357,7 @@ class App(celery.Celery):
 
         try:
             if producer is not None or options.get("connection") is not None:
-                return deliver(producer)
+                return sending.publish_with(producer, name, deliver)
             return sending.publish(self, name, deliver)
         except (Unconfirmed, Disconnected):
             raise  # it may be on its way

@@ -43,6 +43,7 @@ __all__ = [
     "delay_seconds",
     "due_too_late",
     "publish",
+    "publish_with",
     "translated",
 ]
 
@@ -146,6 +147,33 @@ def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
             return sent
 
 
+def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
+    """Call *send* with the caller's *producer*, as Celery does for each member of a group.
+
+    Args:
+        producer: One of a pool, or ``None`` where the connection is given in another way.
+
+    Raises:
+        NotConnected, NoRoute, Overloaded, Unconfirmed, Disconnected: As :func:`publish`.
+    """
+    try:
+        if producer is None:
+            return send(None)
+        try:
+            _connect(producer, name)
+            return send(producer)
+        except BaseException:
+            _abandon(producer)
+            raise
+    except MainstayError:
+        raise
+    except Exception as error:
+        answer = translated(error, name)
+        if answer is None:
+            raise
+        raise answer from error
+
+
 def translated(error: BaseException, name: str) -> MainstayError | None:
     """Return what a sender is told for *error* of a client library; ``None`` for any other."""
     for each in _causes(error):
@@ -180,23 +208,11 @@ def translated(error: BaseException, name: str) -> MainstayError | None:
 def _publish_once(app: App, name: str, send: Callable[[Any], T]) -> T:
     try:
         with app.producer_pool.acquire(block=True, timeout=SEND_TIMEOUT_SECONDS) as producer:
-            try:
-                _connect(producer, name)
-                return send(producer)
-            except BaseException:
-                _abandon(producer)
-                raise
-    except MainstayError:
-        raise
+            return publish_with(producer, name, send)
     except LimitExceeded as error:
         raise Overloaded(
             f"{name} was not sent: every connection of this process is busy"
         ) from error
-    except Exception as error:
-        answer = translated(error, name)
-        if answer is None:
-            raise
-        raise answer from error
 
 
 def _is_nacked(error: BaseException) -> bool:

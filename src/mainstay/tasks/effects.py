@@ -16,7 +16,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mainstay.errors import AlreadyDone, Fenced, Misconfigured, Retry
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     from mainstay.resources.sqlalchemy import Database
 
-__all__ = ["Effect", "check_session", "takes_session"]
+T = TypeVar("T")
+
+__all__ = ["Effect", "check_function", "check_session", "returned", "takes_session"]
 
 
 class Effect:
@@ -113,6 +115,41 @@ def takes_session(function: Callable[..., Any]) -> bool:
         return "session" in inspect.signature(function).parameters
     except (TypeError, ValueError):
         return False
+
+
+def check_function(name: str, function: Callable[..., Any]) -> None:
+    """Refuse a task whose function a worker would call and never run.
+
+    Raises:
+        Misconfigured: It is an ``async def``, or a generator.
+    """
+    bodies = (function, getattr(function, "__call__", None))  # noqa: B004 - an object that is called
+    if any(inspect.iscoroutinefunction(body) for body in bodies):
+        raise Misconfigured(
+            f"task {name} is an `async def`, whose body no worker would run: make it a plain "
+            "function, and call asyncio.run(…) in it for what is asynchronous"
+        )
+    if any(inspect.isgeneratorfunction(b) or inspect.isasyncgenfunction(b) for b in bodies):
+        raise Misconfigured(
+            f"task {name} is a generator, whose body no worker would run: return a list instead "
+            "of `yield`"
+        )
+
+
+def returned(name: str, result: T) -> T:
+    """Return *result* of a task's function, unless its work is still to be done.
+
+    Raises:
+        TypeError: It is a coroutine or a generator, which nobody runs.
+    """
+    if inspect.iscoroutine(result) or inspect.isgenerator(result):
+        result.close()
+    elif not inspect.isawaitable(result) and not inspect.isasyncgen(result):
+        return result
+    raise TypeError(
+        f"task {name} returned a {type(result).__name__}, which nobody runs: run it in the task, "
+        "and return what it gives"
+    )
 
 
 def check_session(name: str, function: Callable[..., Any], *, once: bool, fenced: bool) -> bool:

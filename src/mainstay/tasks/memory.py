@@ -32,7 +32,7 @@ from mainstay.deadletters import DeadLetter
 from mainstay.errors import Invalid, Misconfigured
 from mainstay.retries import Backoff, RetryIn, decide
 from mainstay.tasks.commits import on_commit
-from mainstay.tasks.effects import Effect, check_session
+from mainstay.tasks.effects import Effect, check_function, check_session, returned
 from mainstay.tasks.status import State, TaskStatus, is_newer
 from mainstay.tasks.telling import detail_of, plain, result_of
 from mainstay.taskstates import ANY_EPOCH
@@ -148,11 +148,13 @@ class MemoryTasks:
             once, fenced: As a Celery task has them: see :mod:`mainstay.tasks.effects`.
 
         Raises:
-            Misconfigured: One that is to have its effect once has no parameter ``session``.
+            Misconfigured: It is an ``async def`` or a generator, or one that is to have its effect
+                once has no parameter ``session``.
         """
 
         def register(made: F) -> F:
             known_as = name or made.__name__
+            check_function(known_as, made)
             takes_session = check_session(known_as, made, once=once, fenced=fenced)
             self._functions[known_as] = _Registered(made, once, fenced, takes_session)
             return made
@@ -242,9 +244,9 @@ class MemoryTasks:
         args, kwargs = orjson.loads(waiting.arguments)
         if task.takes_session:
             with effect.session() as session:
-                result = task.do(*args, session=session, **kwargs)
+                result = returned(waiting.name, task.do(*args, session=session, **kwargs))
         else:
-            result = task.do(*args, **kwargs)
+            result = returned(waiting.name, task.do(*args, **kwargs))
         kept, note = result_of(result)
         self._statuses.record(replace(report, state=State.SUCCESS, result=kept, error=note))
 

@@ -151,6 +151,15 @@ def give_set() -> set[int]:
     return {1, 2}
 
 
+def lazy(kind: str) -> object:
+    """Return work that is still to be done."""
+    effect("lazy", kind)
+
+    async def later() -> None: ...
+
+    return later() if kind == "coroutine" else (each for each in "abc")
+
+
 def hungry() -> None:
     raise MemoryError("no more")
 
@@ -194,6 +203,7 @@ PLAIN: dict[str, Callable[..., Any]] = {
         wordless,
         half_said,
         give_set,
+        lazy,
     )
 }
 """What any room can do."""

@@ -88,6 +88,15 @@ def test_a_result_that_json_cannot_hold_does_not_undo_the_work(room: Room) -> No
     assert "set" in status.error["detail"]
 
 
+def test_a_task_that_returns_work_that_nobody_does_has_failed(room: Room) -> None:
+    for kind in ("coroutine", "generator"):
+        id = room.send("lazy", kind)
+        assert room.ended(id).state is State.FAILURE
+        letter = room.letter(id)
+        assert letter.reason == "failed:TypeError"
+        assert f"task lazy returned a {kind}" in letter.detail
+
+
 def test_an_error_with_half_a_surrogate_pair_is_told_and_buried(room: Room) -> None:
     id = room.send("half_said")
     assert room.ended(id).error == {"type": "ValueError", "detail": "bad \\udcff name"}

@@ -74,6 +74,14 @@ def test_a_task_that_ignores_its_soft_limit_is_killed_and_a_dead_letter(
     assert working_room.effects().count(f"stubborn {key}") == 1
 
 
+def test_a_limit_that_is_given_when_it_is_sent_holds(working_room: CeleryRoom) -> None:
+    key = new_id()
+    id = working_room.send("hold", key, time_limit=1)
+    assert working_room.letter(id).reason in ("failed:SoftTimeLimitExceeded", "time-limit")
+    assert working_room.ended(id).state is State.FAILURE
+    assert working_room.effects().count(f"hold {key}") == 1
+
+
 def test_a_task_without_memory_is_a_dead_letter(working_room: CeleryRoom) -> None:
     id = working_room.send("hungry")
     assert working_room.letter(id).reason == "failed:MemoryError"

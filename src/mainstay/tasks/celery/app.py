@@ -51,7 +51,7 @@ from mainstay.tasks.celery.settings import CelerySettings
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
 from mainstay.tasks.celery.worker import WorkerSide, leave
 from mainstay.tasks.celery.workflows import WORKFLOW, Workflows
-from mainstay.tasks.effects import takes_session
+from mainstay.tasks.effects import check_function, takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
 
 if TYPE_CHECKING:
@@ -217,6 +217,23 @@ class App(celery.Celery):
         @overload
         def task(self, /, **options: Any) -> Callable[[Callable[..., Any]], Task]: ...
         def task(self, /, *args: Any, **options: Any) -> Any: ...
+    else:
+
+        def task(self, /, *args: Any, **options: Any) -> Any:
+            """As Celery's.
+
+            Raises:
+                Misconfigured: The function is an ``async def`` or a generator, here and not when
+                    the task is first used.
+            """
+
+            def checked(*functions: Any) -> Any:
+                for each in filter(callable, functions):
+                    name = options.get("name") or self.gen_task_name(each.__name__, each.__module__)
+                    check_function(name, each)
+                return super(App, self).task(*functions, **options)
+
+            return checked(*args) if args else checked
 
     # --- asked by people -------------------------------------------------------------------
 

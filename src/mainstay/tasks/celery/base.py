@@ -13,7 +13,7 @@ from mainstay.retries import Backoff
 from mainstay.tasks.celery.entry import TaskEntry
 from mainstay.tasks.celery.profiles import Profile, acknowledgement, soft_limit
 from mainstay.tasks.celery.workflows import workflow_of
-from mainstay.tasks.effects import check_session
+from mainstay.tasks.effects import check_function, check_session
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -61,6 +61,7 @@ class Task(celery.Task):
                 setattr(cls, option, value)
         if cls.time_limit and not cls.soft_time_limit:
             cls.soft_time_limit = soft_limit(cls.time_limit)
+        check_function(cls.name, cls.run)
         cls.takes_session = check_session(cls.name, cls.run, once=cls.once, fenced=cls.fenced)
         bound: App = super().bind(app)
         return bound

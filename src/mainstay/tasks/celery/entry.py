@@ -17,7 +17,7 @@ from mainstay.errors import AlreadyDone, Bury
 from mainstay.pipeline import Entry, Step, outcome_of
 from mainstay.retries import RetryIn, decide
 from mainstay.tasks.celery.workflows import workflow_of
-from mainstay.tasks.effects import Effect
+from mainstay.tasks.effects import Effect, returned
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -175,12 +175,12 @@ class TaskEntry(Entry[Any]):
         task = self._task
         if self._has_unit:
             with self._effect.session() as session:
-                result = task.run(*self._args, session=session, **self._kwargs)
+                result = returned(task.name, task.run(*self._args, session=session, **self._kwargs))
                 is_noted = self._conclude(session, result)
                 failpoints.reach("tasks.before_commit")
             failpoints.reach("tasks.after_commit")
         else:
-            result = task.run(*self._args, **self._kwargs)
+            result = returned(task.name, task.run(*self._args, **self._kwargs))
             is_noted = self._is_step
             if self._is_step:
                 with self._effect.session() as session:

@@ -6,6 +6,7 @@ Celery knows requests of one's own: `Task.Request`.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from typing_extensions import override
 
 from mainstay.deadletters import reason_of
 from mainstay.tasks.celery.letters import note, on_stored, was_stored
-from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.profiles import soft_limit, transport_of
 from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.telling import detail_of, plain
 
@@ -38,7 +39,26 @@ class Request(CeleryRequest):
 
     _app: App
     _must_end = False
+    _given_limits: Sequence[float | None] = (None, None)
     _last_words: tuple[str, str] | None = None
+
+    @property
+    def time_limits(self) -> tuple[float | None, float | None]:
+        """After how many seconds the task is ended, and asked to end before that.
+
+        Its message may give one of them, and its task or the settings the other: billiard waits
+        for the soft limit first, so a soft one at or above the hard one would keep that from
+        having an effect.
+        """
+        given_hard, given_soft = self._given_limits
+        hard, soft = given_hard or self.task.time_limit, given_soft or self.task.soft_time_limit
+        if hard and soft and soft >= hard:
+            soft = soft_limit(hard)
+        return hard, soft
+
+    @time_limits.setter
+    def time_limits(self, given: Sequence[float | None]) -> None:
+        self._given_limits = given
 
     def revoked(self) -> bool:
         # Workers remember what was called off for as long as they run, and for all that was sent

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
+from celery import _state, shared_task
 from celery.concurrency import prefork, solo
 
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.tasks.celery import App, TaskQueue, create_celery_app, get_celery_app
+from mainstay.tasks.celery.base import Task
 from mainstay.tasks.celery.profiles import (
     acknowledgement,
     pool_refusals,
@@ -16,6 +20,7 @@ from mainstay.tasks.celery.profiles import (
     soft_limit,
     task_refusals,
 )
+from mainstay.tasks.memory import MemoryTasks
 
 AMQP, REDIS = "amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"
 # Celery has two options of this name since 5.7, and one before.
@@ -165,6 +170,64 @@ def test_options_of_a_task_are_checked_when_it_is_made() -> None:
     )
     assert task.reject_on_worker_lost is False
     assert task.soft_time_limit == 9
+
+
+async def never_run() -> None: ...
+
+
+def never_begun() -> Iterator[int]:
+    yield 1
+
+
+async def never_asked() -> AsyncIterator[int]:
+    yield 1
+
+
+class Waiting:
+    __name__ = "waiting"
+
+    async def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    "function",
+    [never_run, never_begun, never_asked, Waiting(), partial(never_run)],
+    ids=["async def", "generator", "async generator", "object", "partial"],
+)
+def test_a_task_whose_body_no_worker_would_run_is_refused_when_it_is_defined(
+    function: Any,
+) -> None:
+    app = app_for(REDIS)
+    with pytest.raises(Misconfigured, match=r"task charge is .* no worker would run"):
+        app.task(function, name="charge")
+    with pytest.raises(Misconfigured, match="task charge"):
+        app.task(name="charge")(function)
+    with pytest.raises(Misconfigured, match="task charge"):
+        MemoryTasks().task(function, name="charge")
+
+
+def test_a_task_of_a_class_of_its_own_and_one_that_is_shared_are_refused_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What is shared is made in every application of the process.
+    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    app = app_for(REDIS)
+
+    class Charge(Task):
+        name = "charge"
+
+        async def run(self) -> None: ...
+
+    with pytest.raises(Misconfigured, match="task charge"):
+        app.register_task(Charge())
+
+    def share() -> None:
+        # At once where an application is finalized already.
+        shared_task(never_begun, name="shared")
+        app.finalize()
+
+    with pytest.raises(Misconfigured, match="task shared"):
+        share()
 
 
 def test_the_session_is_no_argument_of_the_sender() -> None:

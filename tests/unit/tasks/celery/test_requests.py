@@ -78,3 +78,26 @@ def test_a_message_is_let_go_of_though_nobody_can_be_told(
     request = Told(is_put_back=is_put_back)
     request.on_failure(failure(error))
     assert request.given_back[:1] == given_back
+
+
+@pytest.mark.parametrize(
+    ("given", "own", "limits"),
+    [
+        ((None, None), (300, 290), (300, 290)),
+        ((2, None), (300, 290), (2, 1.8)),
+        ((None, None), (2, 290), (2, 1.8)),  # as an annotation of the settings has it
+        ((2, 5), (300, 290), (2, 1.8)),
+        ((None, 400), (300, 290), (300, 290)),
+        ((20, 5), (300, 290), (20, 5)),
+        ((None, None), (None, None), (None, None)),
+    ],
+)
+def test_the_hard_limit_holds_however_it_is_given(
+    given: tuple[float | None, float | None],
+    own: tuple[float | None, float | None],
+    limits: tuple[float | None, float | None],
+) -> None:
+    request = Told()
+    request._task.time_limit, request._task.soft_time_limit = own
+    request.time_limits = given
+    assert request.time_limits == pytest.approx(limits)

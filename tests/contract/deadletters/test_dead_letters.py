@@ -145,6 +145,13 @@ def test_looking_at_letters_leaves_them_where_they_are(broker: Broker) -> None:
     eventually(lambda: len(ids(broker)) == 30)
 
 
+def test_letters_that_were_just_looked_at_can_be_put_back(broker: Broker) -> None:
+    buried(broker, *(letter(number) for number in range(50)))
+    for left in (50, 49, 48):
+        assert len(ids(broker)) == left
+        assert broker.store.retry("work", lambda found: found.id == f"id-{50 - left}") == 1
+
+
 def test_letters_are_grouped_by_what_they_died_of(broker: Broker) -> None:
     buried(broker, letter(1), letter(2), letter(3, reason="expired"))
     causes = by_cause(broker.store.letters("work"))

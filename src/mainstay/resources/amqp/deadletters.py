@@ -34,6 +34,7 @@ DIED_AT = "x-mainstay-died-at"
 _HIDDEN = frozenset({REASON, DETAIL, QUEUE, KIND, NAME, DIED_AT, PRINCIPAL_TOKEN})
 
 _MANAGEMENT_TIMEOUT_SECONDS = 2.0
+_GIVEN_BACK_SECONDS, _PAUSE_SECONDS = 2.0, 0.01
 # What the broker says in x-death, in the words of our own reasons.
 _BROKER_REASONS = {
     "delivery_limit": "delivery-limit",
@@ -82,12 +83,17 @@ class AmqpDeadLetters:
         # Messages that are looked at stay unacknowledged, so each is seen once; closing the
         # channel gives all of them back in their places.
         with _reached(), connect(self._url) as connection:
-            channel = connection.channel()
+            channel, count = connection.channel(), 0
             try:
                 while (message := channel.basic_get(dead_letters_of(queue))) is not None:
+                    count += 1
                     yield _letter(message, queue)
             except amqp.NotFound:
                 return
+            finally:
+                if count and channel.is_open:
+                    channel.close()
+                    _await_ready(connection, queue, count)
 
     def retry(self, queue: str, matching: Callable[[DeadLetter], bool]) -> int:
         publisher = Publisher(lambda: connect(self._url, confirm_publish=True))
@@ -158,6 +164,15 @@ def _length(connection: amqp.Connection, queue: str) -> int:
         return 0
     channel.close()
     return int(declared.message_count)
+
+
+def _await_ready(connection: amqp.Connection, queue: str, count: int) -> None:
+    """Wait until *count* messages can be taken again, or somebody else has certainly taken some:
+    RabbitMQ gives back what a channel held a moment after the channel is closed.
+    """
+    ends_at = time.monotonic() + _GIVEN_BACK_SECONDS
+    while _length(connection, queue) < count and time.monotonic() < ends_at:
+        time.sleep(_PAUSE_SECONDS)
 
 
 def _letter(message: amqp.Message, queue: str) -> DeadLetter:

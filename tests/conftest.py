@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from tests import measuring
+
 if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler.loadscope import LoadScopeScheduling
@@ -72,6 +74,11 @@ def pytest_configure() -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    measuring.hold_back()
 
 
 @pytest.hookimpl(trylast=True)

@@ -19,6 +19,7 @@ import httpx
 from mainstay.auth import Tokens
 from mainstay.config import Settings
 from mainstay.testing.wait import eventually
+from tests import measuring
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["SERVICES", "Platform", "environment", "on_embedded", "on_servers", "write_service"]
@@ -41,8 +42,6 @@ _KEPT = ("PATH", "HOME", "LANG", "TMPDIR", "CI")
 def environment(**values: str) -> dict[str, str]:
     """Return the environment of a process under test: almost empty, and *values*."""
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-    # Of coverage, which measures the processes too.
-    kept |= {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
     return kept | values
 
 
@@ -175,7 +174,8 @@ class Platform:
 @contextmanager
 def on_embedded(folder: Path, ports: Sequence[int], **values: str) -> Iterator[Platform]:
     """Run the project in *folder* on embedded servers, as a developer does."""
-    platform = Platform(folder, ["dev", "--no-reload"], PATIENT | environment(**values), ports)
+    env = PATIENT | measuring.variables() | environment(**values)
+    platform = Platform(folder, ["dev", "--no-reload"], env, ports)
     yield platform.start()
     assert platform.stop() == 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -107,6 +107,10 @@ def letter(number: int, *, queue: str = "work", reason: str = "failed:ValueError
     )
 
 
+def named(id: str) -> Callable[[DeadLetter], bool]:
+    return lambda found: found.id == id
+
+
 def ids(broker: Broker, queue: str = "work") -> list[str]:
     return [found.id for found in broker.store.letters(queue)]
 
@@ -147,9 +151,9 @@ def test_looking_at_letters_leaves_them_where_they_are(broker: Broker) -> None:
 
 def test_letters_that_were_just_looked_at_can_be_put_back(broker: Broker) -> None:
     buried(broker, *(letter(number) for number in range(50)))
-    for left in (50, 49, 48):
-        assert len(ids(broker)) == left
-        assert broker.store.retry("work", lambda found: found.id == f"id-{50 - left}") == 1
+    for number in range(3):
+        assert len(ids(broker)) == 50 - number
+        assert broker.store.retry("work", named(f"id-{number}")) == 1
 
 
 def test_letters_are_grouped_by_what_they_died_of(broker: Broker) -> None:

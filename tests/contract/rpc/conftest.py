@@ -170,14 +170,12 @@ class Process:
     """A server of `served.py` in a process of its own."""
 
     def __init__(self, broker: Broker, queue: str, *arguments: str) -> None:
-        # Its coverage is not measured: most are killed, and leave no figures.
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")
-        }
-        own = {"APP_ENV": "test", "RABBITMQ_URL": broker.url, "PYTHONUNBUFFERED": "1"}
+        environment = dict(
+            os.environ, APP_ENV="test", RABBITMQ_URL=broker.url, PYTHONUNBUFFERED="1"
+        )
         self._popen = subprocess.Popen(
             [sys.executable, SERVER, queue, *arguments],
-            env=inherited | own,
+            env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             bufsize=0,  # what is read line by line is not missing at the end

@@ -37,7 +37,7 @@ from tests.waiting import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parents[3]
 ON_DATABASES = ("redis on sqlite", "rabbitmq on postgresql")
-NOT_INHERITED = ("CELERY_", "APP_", "REDIS_", "DATABASE_", "RABBITMQ_", "COVERAGE_")
+NOT_INHERITED = ("CELERY_", "APP_", "REDIS_", "DATABASE_", "RABBITMQ_")
 
 
 class Room(Protocol):
@@ -226,10 +226,7 @@ class CeleryRoom:
 
 
 class Worker:
-    """One `celery worker`, typed as a user would, or another process beside it.
-
-    Its coverage is not measured: most are killed, and leave no figures.
-    """
+    """One `celery worker`, typed as a user would, or another process beside it."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests import measuring
 from tests.services.platform import Platform
 from tests.waiting import PATIENCE_SECONDS
 
@@ -51,7 +52,7 @@ def running(
         process = subprocess.Popen(
             [PROGRAMS / command[0], *command[1:]],
             cwd=folder,
-            env=env,
+            env={**measuring.variables(), **env},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

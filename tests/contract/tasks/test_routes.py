@@ -1,4 +1,4 @@
-"""A task that no queue takes is refused, however it is sent."""
+"""A task comes to its queue, or is refused, however it is sent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from celery import chain, group
 from mainstay.errors import NoRoute
 from mainstay.tasks.celery import send
 from mainstay.tasks.status import State
+from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import CeleryRoom
 
@@ -36,6 +37,43 @@ def test_a_task_whose_queue_is_gone_is_refused(rabbitmq_room: CeleryRoom, way: s
     with pytest.raises(NoRoute, match="no queue takes it"):
         WAYS[way](task)
     room.close()
+
+
+def test_a_task_that_is_due_later_comes_to_its_queue_whenever_that_was_made(
+    rabbitmq_room: CeleryRoom,
+) -> None:
+    room = rabbitmq_room.another()
+    task = room.app.task(sample.add, name="add")
+    new = f"{room.queue}_new"
+    task.apply_async((1, 2), countdown=1)
+    task.apply_async((1, 2), countdown=1, queue=new)
+    for queue in (room.queue, new):
+        await_one(room, queue)
+        with room.app.connection_for_write() as connection:
+            connection.default_channel.queue_delete(queue)
+        task.apply_async((1, 2), countdown=1, queue=queue)
+        await_one(room, queue)
+    room.close()
+
+
+def await_one(room: CeleryRoom, queue: str) -> None:
+    """Wait until there is one task in *queue*."""
+
+    def is_one() -> bool:
+        with room.app.connection_for_read() as connection:
+            declared = connection.default_channel.queue_declare(queue, passive=True)
+        return int(declared.message_count) == 1
+
+    eventually(is_one)
+
+
+def test_a_task_is_tried_again_in_the_queue_that_it_was_sent_to(own_room: CeleryRoom) -> None:
+    queue = f"{own_room.queue}_gpu"
+    with own_room.worker("--queues", queue) as worker:
+        worker.ready()
+        id = own_room.send("flaky", "k", 3, queue=queue)
+        status = own_room.ended(id)
+    assert (status.state, status.attempts, status.queue) == (State.SUCCESS, 3, queue)
 
 
 @pytest.mark.parametrize("route", [{"routing_key": "zz"}, {"exchange": "amq.topic"}])

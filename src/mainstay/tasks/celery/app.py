@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -19,6 +20,7 @@ from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import celery
@@ -33,7 +35,7 @@ from kombu.transport.native_delayed_delivery import (
 from typing_extensions import override
 
 from mainstay.context import CORRELATION_ID
-from mainstay.errors import Disconnected, Misconfigured, Unconfirmed
+from mainstay.errors import Disconnected, Misconfigured, NoRoute, Unconfirmed
 from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
@@ -64,6 +66,10 @@ if TYPE_CHECKING:
     from mainstay.tasks.celery.base import Task
 
 T = TypeVar("T")
+
+# What a delay puts before the routing key, and how the exchanges begin that it comes through.
+_DELAY = re.compile(r"^(?:[01]\.){28}")
+_DELAYED_EXCHANGES = "celery_delayed_"
 
 __all__ = ["App", "asend", "create_celery_app", "get_celery_app", "send"]
 
@@ -348,18 +354,24 @@ class App(celery.Celery):
             return result
         is_amqp = transport_of(self.conf.broker_url) == "amqp"
         if is_amqp:
+            options = self._to_its_queue(options)
             # Celery's tasks and signatures hand over None for an option that was not given.
             if options.get("mandatory") is None:
                 options["mandatory"] = True
             if options.get("confirm_timeout") is None:
                 options["confirm_timeout"] = CONFIRM_TIMEOUT_SECONDS
             countdown, eta = _whole_seconds(countdown, eta)
-            if countdown or eta:
-                self._declare_delays()
+        is_delayed = is_amqp and bool(countdown or eta)
+        if is_delayed:
+            self._declare_delays()
         options["retry"] = False
         is_news = self._note_sent(id, name, headers, options)
 
         def deliver(with_producer: Any) -> Any:
+            if is_delayed:
+                given: Any = with_producer or options.get("connection")
+                channel = given.channel if with_producer else given.default_channel
+                self._bind_to_delays(channel, self.queue_of(name, options))
             return super(App, self).send_task(
                 name,
                 args,
@@ -379,6 +391,8 @@ class App(celery.Celery):
         except (Unconfirmed, Disconnected):
             raise  # it may be on its way
         except Exception as error:
+            if is_delayed and isinstance(error, NoRoute):
+                self._delayed_pid = 0  # the broker has lost what carries delays, too
             if is_news:
                 self.reports.not_sent(id, error)
             raise
@@ -435,24 +449,44 @@ class App(celery.Celery):
             queue = self.amqp.router.route({}, name, task_type=task).get("queue")
         return str(getattr(queue, "name", queue) or self.conf.task_default_queue)
 
-    def _declare_delays(self) -> None:
-        """Declare what carries a delay on RabbitMQ; a worker does so too, but may come later, and
-        until then what is delayed would be dropped at its end.
+    def _to_its_queue(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Name the queue where *options* have its exchange and routing key: so Celery sends a
+        retry back, and would take the default queue for one that is due later.
         """
+        key = _DELAY.sub("", options.get("routing_key") or "")
+        if options.get("queue") is not None or not key:
+            return options
+        exchange = str(options.get("exchange") or "")
+        was_delayed = exchange.startswith(_DELAYED_EXCHANGES)
+        for queue in self.amqp.queues.values():
+            if queue.routing_key == key and (was_delayed or queue.exchange.name == exchange):
+                others = {n: v for n, v in options.items() if n not in ("exchange", "routing_key")}
+                return others | {"queue": queue.name}
+        return options
+
+    def _declare_delays(self) -> None:
+        """Declare what carries a delay on RabbitMQ: a worker does so too, but may come later."""
         if self._delayed_pid == os.getpid():
             return
         try:
             with self.connection_for_write() as connection:
                 declare_native_delayed_delivery_exchanges_and_queues(connection, "quorum")
-                for queue in self.amqp.queues.values():
-                    queue(connection.default_channel).declare()
-                    bind_queue_to_native_delayed_delivery_exchange(connection, queue)
         except Exception as error:
             answer = sending.translated(error, "a task with a countdown")
             if answer is None:
                 raise
             raise answer from error
         self._delayed_pid = os.getpid()
+
+    def _bind_to_delays(self, channel: Any, queue: str) -> None:
+        """Have what is delayed come to *queue*: where that is not there, or no longer, the broker
+        would take the task and drop it when its delay ends.
+        """
+        found = self.amqp.queues[queue]
+        found(channel).declare()
+        # Kombu asks a connection for a new channel, and leaves it open.
+        holder: Any = SimpleNamespace(channel=lambda: channel)
+        bind_queue_to_native_delayed_delivery_exchange(holder, found)
 
     # --- Celery's own ----------------------------------------------------------------------
 

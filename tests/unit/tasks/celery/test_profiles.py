@@ -210,7 +210,7 @@ def test_a_task_of_a_class_of_its_own_and_one_that_is_shared_are_refused_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # What is shared is made in every application of the process.
-    monkeypatch.setattr(_state, "_on_app_finalizers", set(_state._on_app_finalizers))
+    monkeypatch.setattr(_state, "_on_app_finalizers", set())
     app = app_for(REDIS)
 
     class Charge(Task):

@@ -33,6 +33,10 @@ _LOOPBACK = re.compile(r"(localhost|127(\.\d{1,3}){3}|::1|.*\.localhost)\Z")
 _PASSWORD = re.compile(r"(://[^:@/?#]*):.*@", re.DOTALL)
 _SECRET_OPTION = re.compile(r"(?i)([?&][^=&#]*(?:password|passwd|secret|token|key)[^=&#]*=)[^&#]*")
 
+_ENCODED = (
+    "special characters in a password are written percent-encoded: / is %2F, # is %23, ? is %3F, "
+    "@ is %40"
+)
 _SPELLINGS = {
     "amqp": "amqp",
     "amqps": "amqps",
@@ -40,6 +44,7 @@ _SPELLINGS = {
     "pyamqp": "amqp",
     "redis": "redis",
     "rediss": "rediss",
+    "rpc": "rpc",
     "unix": "unix",
     "valkey": "redis",
     "valkeys": "rediss",
@@ -53,6 +58,8 @@ _SYNC_ONLY = frozenset(
 )
 _BROKERS = frozenset({"amqp", "amqps", "memory", "redis", "rediss"})
 _REDIS = frozenset({"redis", "rediss", "unix"})
+# `rpc` is refused elsewhere, with its reason.
+_RESULT_BACKENDS = frozenset({"redis", "rediss", "rpc"})
 _TO_SYNC = {"ssl": "sslmode", "timeout": "connect_timeout"}
 _ASYNC_ONLY = frozenset(
     {"command_timeout", "prepared_statement_cache_size", "statement_cache_size"}
@@ -122,14 +129,14 @@ def result_backend(url: str) -> str:
     """Return *url* as Celery understands it: a database URL gets ``db+`` and the sync driver.
 
     Raises:
-        ValueError: It is no URL, or of a database that is not supported.
+        ValueError: It is no URL, or has another scheme.
     """
     if url.strip() == "disabled":
         return "disabled"
     scheme, rest = _parts(url.strip().removeprefix("db+"))
     if scheme.partition("+")[0] in {"postgres", "postgresql", "sqlite"}:
         return f"db+{sync_url(f'{scheme}://{rest}')}"
-    return f"{_SPELLINGS.get(scheme, scheme)}://{rest}"
+    return _respelled(f"{scheme}://{rest}", _RESULT_BACKENDS)
 
 
 def management_url(broker: str | None, given: str | None = None) -> str | None:
@@ -202,10 +209,7 @@ def _parts(url: str) -> tuple[str, str]:
     try:
         _ = urlsplit(f"{scheme}://{rest}").port
     except ValueError:
-        raise ValueError(
-            "its host and port cannot be read (special characters in a password are written "
-            "percent-encoded: / is %2F, # is %23, ? is %3F, @ is %40)"
-        ) from None
+        raise ValueError(f"its host and port cannot be read ({_ENCODED})") from None
     return scheme.lower(), rest
 
 
@@ -214,7 +218,18 @@ def _respelled(url: str, accepted: frozenset[str]) -> str:
     spelled = _SPELLINGS.get(scheme)
     if spelled is None or spelled not in accepted:
         raise ValueError(f"{scheme}:// is not understood here")
+    if spelled in {"redis", "rediss"}:
+        _check_database_of_redis(f"{spelled}://{rest}")
     return f"{spelled}://{rest}"
+
+
+def _check_database_of_redis(url: str) -> None:
+    # https://www.iana.org/assignments/uri-schemes/prov/redis
+    path = urlsplit(url).path.strip("/")
+    if path and not (path.isascii() and path.isdigit()):
+        raise ValueError(
+            f"what follows its host must be the number of a database, such as /0 ({_ENCODED})"
+        )
 
 
 def _database(url: str) -> tuple[str, str]:

@@ -150,7 +150,7 @@ BrokerUrl = Annotated[
 ResultBackend = Annotated[
     str,
     AfterValidator(urls.result_backend),
-    Accepts("a result backend of Celery: postgresql://, redis://, or another scheme it knows"),
+    Accepts("postgresql://, sqlite://, redis://, rediss:// or disabled"),
 ]
 HttpUrl = Annotated[str, AfterValidator(urls.http_url), Accepts("http:// or https://")]
 

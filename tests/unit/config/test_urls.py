@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -164,12 +165,28 @@ def test_redis_may_listen_on_a_socket() -> None:
         ("db+postgresql+psycopg2://h/d", "db+postgresql+psycopg://h/d"),
         ("db+sqlite:///r.db", "db+sqlite:///r.db"),
         ("redis://h/1", "redis://h/1"),
-        ("cache+memory://", "cache+memory://"),
+        ("valkeys://h/1", "rediss://h/1"),
+        ("rpc://", "rpc://"),
         ("disabled", "disabled"),
     ],
 )
 def test_result_backends_become_what_celery_understands(url: str, understood: str) -> None:
     assert urls.result_backend(url) == understood
+
+
+@pytest.mark.parametrize(
+    "url", ["foo://x", "cache+memory://", "sentinel://h:26379", "redis+socket:///x", "h:6379"]
+)
+def test_what_is_no_result_backend_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"not understood|no scheme://"):
+        urls.result_backend(url)
+
+
+@pytest.mark.parametrize("understand", [urls.broker_url, urls.redis_url, urls.result_backend])
+@pytest.mark.parametrize("url", ["redis://h/abc", "rediss://h/1/2", "redis://:p@ss/w#rd@h/0"])
+def test_a_database_of_redis_is_a_number(understand: Callable[[str], str], url: str) -> None:
+    with pytest.raises(ValueError, match=r"number of a database.* percent-encoded"):
+        understand(url)
 
 
 def test_the_management_api_is_the_brokers_host_with_the_brokers_login() -> None:

@@ -7,6 +7,7 @@ dead letters. Everything else that loses or doubles work when it is forgotten is
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,6 +156,11 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
     }
     if transport == "redis":
         conf["broker_transport"] = f"{_ROOM}.transport:Transport"
+    if settings.celery_result_backend is not None:
+        conf["result_backend"] = result_backend(settings)
+        if settings.celery_result_backend.startswith("rediss:"):
+            # Celery refuses such a URL without a word on whether certificates are verified.
+            conf["redis_backend_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}
     return conf
 
 

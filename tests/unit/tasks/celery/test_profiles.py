@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from typing import Any
@@ -151,6 +152,18 @@ def test_results_are_spelt_as_celery_spells_them() -> None:
     assert spelt(None) == "disabled://"
     assert spelt("redis://h/1") == "redis://h/1"
     assert spelt("postgresql://u:p@h/d").startswith("db+postgresql+psycopg://")
+
+
+def test_the_configuration_says_where_results_are() -> None:
+    assert app_for(REDIS).conf.result_backend is None
+    assert app_for(REDIS, celery_result_backend="redis://h/1").conf.result_backend == "redis://h/1"
+    database = app_for(REDIS, celery_result_backend="sqlite:///r.db")
+    assert database.conf.result_backend == "db+sqlite:///r.db"
+
+
+def test_certificates_of_a_result_backend_are_verified() -> None:
+    app = app_for(REDIS, celery_result_backend="rediss://h/1")
+    assert app.backend.connparams["ssl_cert_reqs"] == ssl.CERT_REQUIRED
 
 
 def test_a_soft_limit_leaves_time_to_say_why() -> None:

@@ -153,11 +153,9 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
-        # No queue is bound to the one, and there is no such exchange as the other; a header that
-        # AMQP has no form for can be on no wire.
+        # No queue is bound to the one, and there is no such exchange as the other.
         ({"exchange": "amq.topic", "routing_key": "nobody"}, "refused:NoRoute"),
         ({"exchange": "no-such-exchange", "routing_key": "nobody"}, "refused:NoRoute"),
-        ({"headers": {"x" * 300: "y"}}, "failed:Bury"),
     ],
 )
 def test_a_task_that_nobody_takes_is_a_dead_letter_and_the_others_are_done(

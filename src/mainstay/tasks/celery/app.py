@@ -340,6 +340,7 @@ class App(celery.Celery):
         travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]
         sending.check_body(name, travelling, self.service.settings.body_limit_bytes)
         headers = sending.context_headers() | dict(options.pop("headers", None) or {})
+        sending.check_options(name, headers, options, transport_of(self.conf.broker_url))
         if session is not None or delay > DELAY_LIMIT_SECONDS:
             outbox = self._outbox_for(name, session, delay)
             recorder = Recorder()

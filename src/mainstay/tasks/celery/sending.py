@@ -14,7 +14,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import amqp
+import amqp.serialization
 from amqp.exceptions import MessageNacked
+from celery.utils.functional import maybe_list
 from celery.utils.time import maybe_iso8601
 from kombu.exceptions import EncodeError, LimitExceeded
 from kombu.utils.json import dumps
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "check_body",
+    "check_options",
     "context_headers",
     "delay_seconds",
     "due_too_late",
@@ -110,6 +113,36 @@ def check_body(name: str, body: object, limit_bytes: int) -> None:
             f"the arguments of {name} are {size} bytes of JSON, {limit_bytes} are accepted: store "
             "them and send where they are"
         )
+
+
+def check_options(
+    name: str, headers: Mapping[str, Any], options: Mapping[str, Any], transport: str
+) -> None:
+    """Refuse options that no worker, or no broker, would understand.
+
+    Raises:
+        Invalid: One of them, with what to change.
+    """
+    serializer = options.get("serializer")
+    if serializer not in (None, "json"):
+        raise Invalid(
+            f"{name} was not sent: no worker reads what the serializer {serializer!r} writes: "
+            "leave it out, and send JSON"
+        )
+    for option in ("link", "link_error"):
+        for each in maybe_list(options.get(option)) or ():
+            if not isinstance(each, Mapping) or "task" not in each:
+                raise Invalid(
+                    f"{name} was not sent: {option} takes signatures, such as task.s(…), and not "
+                    f"{type(each).__name__}"
+                )
+    try:
+        if transport == "amqp":
+            amqp.serialization.dumps("F", [headers])
+        else:
+            dumps(headers)
+    except Exception as error:
+        raise Invalid(f"{name} was not sent: its headers cannot be written: {error}") from error
 
 
 def publish(app: App, name: str, send: Callable[[Any], T]) -> T:

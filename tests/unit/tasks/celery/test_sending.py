@@ -9,8 +9,16 @@ import amqp
 import pytest
 from amqp.exceptions import MessageNacked
 
-from mainstay.errors import Disconnected, MainstayError, NoRoute, NotConnected, Overloaded
-from mainstay.tasks.celery import sending
+from mainstay.config import Settings
+from mainstay.errors import (
+    Disconnected,
+    Invalid,
+    MainstayError,
+    NoRoute,
+    NotConnected,
+    Overloaded,
+)
+from mainstay.tasks.celery import create_celery_app, sending
 from mainstay.tasks.celery.app import App
 from mainstay.tasks.celery.sending import publish
 
@@ -99,3 +107,25 @@ def test_patience_is_for_the_first_time(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(Overloaded):
         publish(cast("App", broker), "bill", lambda producer: producer.send(producer))
     assert broker.known == {"bill"}
+
+
+@pytest.mark.parametrize("broker", ["amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"headers": {"a": object()}}, "its headers cannot be written"),
+        ({"headers": {"a": {"b": {1, 2}}}}, "its headers cannot be written"),
+        ({"serializer": "pickle"}, "the serializer 'pickle'"),
+        ({"serializer": "yaml"}, "the serializer 'yaml'"),
+        ({"link": ["x"]}, "link takes signatures"),
+        ({"link_error": object()}, "link_error takes signatures"),
+    ],
+)
+def test_options_that_nobody_would_understand_are_refused_at_once(
+    broker: str, options: dict[str, Any], message: str
+) -> None:
+    # The broker is not there: to ask it would be `NotConnected`.
+    app = create_celery_app(Settings(env="test", celery_broker_url=broker))
+    with pytest.raises(Invalid, match=message):
+        app.send_task("bill", **options)
+    app.service.stop()

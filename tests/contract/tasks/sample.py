@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from celery.exceptions import Reject
 from sqlalchemy import event, text
 
 from mainstay import context
@@ -250,6 +251,15 @@ def steps(self: Any, total: int) -> int:
     for step in range(1, total + 1):
         self.progress(step, total, note=f"step {step}")
     return total
+
+
+@celery_app.task(name="reject_first", bind=True)
+def reject_first(self: Any, key: str) -> str:
+    """Give the message back the first time, as Celery's documentation does it."""
+    effect("reject_first", key)
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("not yet", requeue=True)
+    return "done"
 
 
 @celery_app.task(name="store_once", once=True)

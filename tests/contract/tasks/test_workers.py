@@ -185,6 +185,13 @@ def test_what_was_called_off_and_expires_then_is_called_off(shared: Shared) -> N
     assert not [letter for letter in working_room.dead() if letter.id == id]
 
 
+def test_a_task_is_told_that_it_was_delivered_before(working_room: CeleryRoom) -> None:
+    key = new_id()
+    status = working_room.ended(working_room.send("reject_first", key))
+    assert (status.state, status.result) == (State.SUCCESS, "done")
+    assert working_room.effects().count(f"reject_first {key}") == 2
+
+
 def test_a_dead_letter_that_is_put_back_is_done(working_room: CeleryRoom) -> None:
     key = new_id()
     id = working_room.send("kill_first_dead", key)

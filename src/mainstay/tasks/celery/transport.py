@@ -122,6 +122,8 @@ class Message(virtual.Message):
         self.delivery_tag = str(next(self._tags))
         if not isinstance(self.delivery_info, dict):
             self.delivery_info = {}
+        # As RabbitMQ tells it: a task may ask its request.
+        self.delivery_info["redelivered"] = bool(self.headers.get(DELIVERIES))
 
 
 class QoS(virtual.QoS):

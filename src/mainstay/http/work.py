@@ -17,6 +17,8 @@ from mainstay.idempotency import Answer
 from mainstay.outgoing import Caller, Sender
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import ORMExecuteState, Session
+
     from mainstay.http.exchange import Exchange
     from mainstay.service import Service
 
@@ -52,6 +54,9 @@ _NOT_STORED = frozenset(
         "transfer-encoding",
     }
 )
+_ANSWERED = "the request was answered, and its work committed"
+# How statements begin that only read, and those that may; who writes in such a one is not found.
+_READS = ("select", "values", "table", "show", "explain", "with", "pragma", "set")
 _NAMESPACE = uuid.UUID("6a2f5c1e-2f0b-5d7c-9c1a-7f3f0d5b8e21")
 
 
@@ -140,12 +145,33 @@ class BaseWork:
         if database is None or not database.is_named:
             return False
         if self._is_answered:
-            raise RuntimeError(
-                "the request was answered, and its work committed: send in a session of its own, "
-                f"{instead}"
-            )
+            raise RuntimeError(f"{_ANSWERED}: send in a session of its own, {instead}")
         self._has_sent = True
         return True
+
+    def _refuse_writes(self, session: Session, opened: str) -> None:
+        """Let *session* only read from now on, when the work was answered: what is written in it
+        would be rolled back, and nobody would hear of it.
+
+        Args:
+            opened: How to open a session for what is written later.
+        """
+        from sqlalchemy import TextClause, event
+
+        def refuse(*_: object) -> None:
+            raise RuntimeError(f"{_ANSWERED}: write in a session of its own, {opened}")
+
+        def check(state: ORMExecuteState) -> None:
+            statement = state.statement
+            if isinstance(statement, TextClause):
+                is_read = statement.text.lstrip("( \n\t").lower().startswith(_READS)
+            else:
+                is_read = state.is_select
+            if not is_read:
+                refuse()
+
+        event.listen(session, "before_flush", refuse)
+        event.listen(session, "do_orm_execute", check)
 
     def warn_of_unsent(self) -> None:
         """Say so when something was sent that never left."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from typing import Annotated, Any
 
@@ -13,9 +13,10 @@ import pytest
 import pytest_asyncio
 from fastapi import Depends, FastAPI, WebSocket
 from fastapi.responses import JSONResponse
-from sqlalchemy import Column, MetaData, String, Table, event, insert, select
+from sqlalchemy import Column, MetaData, String, Table, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase
 from starlette.background import BackgroundTask
 from websockets.asyncio.client import connect
 
@@ -88,12 +89,34 @@ class Line(Resource):
         pass
 
 
+class Base(DeclarativeBase):
+    metadata = metadata
+
+
+class Note(Base):
+    __table__ = notes
+    __mapper_args__ = {"primary_key": [notes.c.text]}  # noqa: RUF012 - as SQLAlchemy types it
+
+
+async def add(session: AsyncSession) -> None:
+    session.add(Note(text="late"))
+    await session.flush()
+
+
+WAYS_TO_WRITE: dict[str, Callable[[AsyncSession], Awaitable[Any]]] = {
+    "an object": add,
+    "a statement": lambda session: session.execute(insert(notes).values(text="late")),
+    "text": lambda session: session.execute(text("insert into notes values ('late')")),
+}
+
+
 class Scene:
     def __init__(self, app: FastAPI, service: Service) -> None:
         self.app = app
         self.database = service.resource(Database)
         self.line = service.resource(Line)
         self.begun = asyncio.Event()
+        self.late: list[str] = []
         self.client = httpx.AsyncClient(
             transport=httpx.ASGITransport(app), base_url="http://orders"
         )
@@ -198,6 +221,20 @@ async def scene(address: str) -> AsyncIterator[Scene]:
 
         return JSONResponse({}, background=BackgroundTask(send))
 
+    @app.post("/writing/late/{way}")
+    async def writing_late(way: str, w: InWork, opens: bool = True) -> JSONResponse:
+        if opens:
+            await note(w, "before")
+
+        async def write() -> None:
+            found.late.append(str((await w.session.execute(text("select 1"))).scalar_one()))
+            try:
+                await WAYS_TO_WRITE[way](w.session)
+            except RuntimeError as error:
+                found.late.append(str(error))
+
+        return JSONResponse({}, background=BackgroundTask(write))
+
     @app.websocket("/sending")
     async def sending_over(socket: WebSocket, w: InWork, commits: bool) -> None:
         await socket.accept()
@@ -223,6 +260,19 @@ async def test_a_change_is_rolled_back_when_the_answer_is_an_error(
 ) -> None:
     assert (await scene.client.post(f"/notes/a?status={status}")).status_code == status
     assert await scene.texts() == []
+
+
+@pytest.mark.parametrize("way", WAYS_TO_WRITE)
+@pytest.mark.parametrize("opens", [True, False])
+async def test_what_is_written_after_the_answer_is_refused(
+    scene: Scene, way: str, opens: bool
+) -> None:
+    answer = await scene.client.post(f"/writing/late/{way}?opens={opens}")
+    assert answer.status_code == 200
+    read, refused = scene.late
+    assert read == "1"
+    assert "the request was answered, and its work committed: write in a session of" in refused
+    assert await scene.texts() == (["before"] if opens else [])
 
 
 async def test_a_change_is_rolled_back_when_the_handler_raises(scene: Scene) -> None:

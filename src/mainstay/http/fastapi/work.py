@@ -67,6 +67,8 @@ class Work(BaseWork):
 
             database = self._service.resource(Database)
             self._session = AsyncSession(database.async_engine, expire_on_commit=False)
+            if self._is_answered:
+                self._only_read(self._session)
         return self._session
 
     async def commit(self) -> None:
@@ -145,6 +147,10 @@ class Work(BaseWork):
             # The connection goes back before the answer leaves, however slowly it is read.
             await self._session.close()
             self._has_sent = False
+        self._only_read(self._session)
+
+    def _only_read(self, session: AsyncSession) -> None:
+        self._refuse_writes(session.sync_session, "async with database.asession() as session: …")
 
     async def _to_its_end(self, ending: Coroutine[Any, Any, T]) -> T:
         """Await what must not stop half-way, also when the client goes away or the time is up."""

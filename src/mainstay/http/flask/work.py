@@ -61,6 +61,8 @@ class Work(BaseWork):
 
             database = self._service.resource(Database)
             self._session = Session(database.engine, expire_on_commit=False)
+            if self._is_answered:
+                self._only_read(self._session)
         return self._session
 
     def commit(self) -> None:
@@ -140,6 +142,10 @@ class Work(BaseWork):
             # The connection goes back before the answer leaves, however slowly it is read.
             self._session.close()
             self._has_sent = False
+        self._only_read(self._session)
+
+    def _only_read(self, session: Session) -> None:
+        self._refuse_writes(session, "with database.session() as session: …")
 
     def _close(self) -> None:
         if self._session is not None:

@@ -7,9 +7,12 @@ from collections.abc import Iterator
 import pytest
 from celery import chord
 from celery.canvas import Signature
+from celery.exceptions import ChordError, NotRegistered, TaskRevokedError
 from celery.result import AsyncResult
 
 from mainstay.config import Settings
+from mainstay.context import new_id
+from mainstay.errors import Bury
 from mainstay.tasks.celery import App, create_celery_app
 from tests.contract.tasks.rooms import CeleryRoom
 from tests.waiting import PATIENCE_SECONDS
@@ -65,6 +68,39 @@ def test_a_result_says_what_was_asked_who_did_it_and_how_it_ended(
         ignored = app.send_task("listed", (1,), ignore_result=True)
         app.send_task("answered", (1,), ignore_result=False).get(timeout=PATIENCE_SECONDS)
         assert ignored.state == "PENDING"
+
+
+def test_who_waits_for_a_task_that_is_never_begun_hears_of_its_end(
+    asked: tuple[CeleryRoom, App, str],
+) -> None:
+    room, app, url = asked
+
+    def kept(name: str, *args: object, **options: object) -> Signature:
+        return app.signature(name, args=args).set(ignore_result=False, **options)
+
+    with room.worker(CELERY_RESULT_BACKEND=url) as worker:
+        worker.ready()
+        unreadable = new_id()
+        room.publish("{", {"id": unreadable, "task": "answered", "ignore_result": False})
+        for result, error in (
+            (kept("answered", 1, expires=-5).apply_async(), TaskRevokedError),
+            (kept("no_such_task").apply_async(), NotRegistered),
+            (AsyncResult(unreadable, app=app), Bury),
+        ):
+            assert error_of(result) is error
+        members = [kept("listed", 1), kept("no_such_task")]
+        whole = chord(members, kept("listed", "end")).apply_async()
+        # Each of Celery's result backends says it in its own way.
+        assert error_of(whole) in (ChordError, NotRegistered)
+
+
+def error_of(result: AsyncResult) -> type[BaseException]:
+    """Return what kind of error waiting for *result* ends with, and keep nothing of it."""
+    try:
+        given = result.get(timeout=PATIENCE_SECONDS)
+    except Exception as error:  # noqa: BLE001 - whichever it is
+        return type(error)
+    raise AssertionError(f"no error: {given!r}")
 
 
 def test_a_chord_of_celerys_own_is_complete_when_the_worker_of_a_member_is_killed(

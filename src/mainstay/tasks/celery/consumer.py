@@ -16,12 +16,16 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from celery import signals
+from celery.app.task import Context
+from celery.backends.base import DisabledBackend
+from celery.exceptions import NotRegistered
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
 from kombu.utils.functional import retry_over_time
 from typing_extensions import override
 
 from mainstay.config.urls import mask
+from mainstay.errors import Bury
 from mainstay.tasks.celery import compression
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
@@ -43,6 +47,7 @@ _UNFORESEEN_WINDOW_SECONDS = 600.0
 _BEAT_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 _RECONNECT_MOST_SECONDS = 2.0
+_TOLD_ATTEMPTS, _TOLD_AGAIN_SECONDS = 60, 2.0
 _EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -69,6 +74,15 @@ def watch_again(pool: Any) -> None:
     for child in getattr(getattr(pool, "_pool", None), "_pool", ()):
         if getattr(child, "_sentinel_poll", 0) is None:
             del child._sentinel_poll
+
+
+def _after_it(message: Any) -> dict[str, Any]:
+    """Return what comes after a task, as far as its body can be read."""
+    try:
+        _args, _kwargs, embedded = message.payload
+        return {name: embedded.get(name) for name in ("chord", "chain", "errbacks")}
+    except Exception:  # noqa: BLE001 - that may be what it died of
+        return {}
 
 
 class GuardedConsumer(Consumer):
@@ -144,6 +158,32 @@ class GuardedConsumer(Consumer):
         )
         if isinstance(id, str) and 0 < len(id) <= 255:
             self.app.reports.died(id, found.reason, found.detail)
+            self._fail_result(message, id, found)
+
+    def _fail_result(self, message: Any, id: str, found: Surprise, attempt: int = 1) -> None:
+        """Have those hear of it who wait for the result, and the chord that the task is a part of.
+
+        A task that a worker has begun does this itself; this one was never begun.
+        """
+        backend = self.app.backend
+        if isinstance(backend, DisabledBackend):
+            return
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        request = Context(headers, **_after_it(message))
+        told = {"request": request, "store_result": not headers.get("ignore_result")}
+        try:
+            if found.reason == "expired":
+                backend.mark_as_revoked(id, "expired", **told)
+            elif found.reason == "unknown-task":
+                backend.mark_as_failure(id, NotRegistered(str(headers.get("task"))), **told)
+            else:
+                backend.mark_as_failure(id, Bury(f"{found.reason}: {found.detail}"), **told)
+        except Exception:
+            if attempt == _TOLD_ATTEMPTS:
+                logger.exception("the end of task %s could not be told to its result backend", id)
+                return
+            again = (message, id, found, attempt + 1)
+            self.timer.call_after(_TOLD_AGAIN_SECONDS, self._fail_result, again)
 
     def settle(self, message: Any, queue: str) -> bool:
         """Let go of *message*, whose reason was noted; its dead letter is stored first. Says

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -70,6 +71,19 @@ RECONCILIATION = "reconciliation"
 """The property under which a scenario records what it has counted."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    # Garbage is looked for again when all is imported.
+    gc.disable()
+    measuring.hold_back()
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, and never look through what was imported: that stays."""
+    gc.freeze()
+    gc.enable()
+
+
 def pytest_configure() -> None:
     """Let signals mean what they mean, for the processes of the tests too: what `nohup` starts, or
     a shell in the background, ignores some of them, and so does all that it starts.
@@ -83,11 +97,6 @@ def pytest_configure() -> None:
     for number, handler in handlers.items():
         if signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, handler)
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_sessionstart() -> None:
-    measuring.hold_back()
 
 
 @pytest.hookimpl(trylast=True)

@@ -38,6 +38,10 @@ def asked(request: pytest.FixtureRequest) -> Iterator[tuple[CeleryRoom, App, str
     )
     app = create_celery_app(settings)
     yield room, app, url
+    if kind == "redis":
+        # A result that is collected later would open the connection of its channel again.
+        app.backend.on_result_fulfilled = lambda _result: None
+        app.backend.result_consumer.stop()
     app.backend.cleanup()
     app.service.stop()
     room.close()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from tests import measuring
+from tests.signals import heed_signals
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -85,18 +85,7 @@ def pytest_collection_finish() -> None:
 
 
 def pytest_configure() -> None:
-    """Let signals mean what they mean, for the processes of the tests too: what `nohup` starts, or
-    a shell in the background, ignores some of them, and so does all that it starts.
-    """
-    handlers: dict[signal.Signals, Any] = {
-        signal.SIGINT: signal.default_int_handler,
-        signal.SIGQUIT: signal.SIG_DFL,
-        # What is started anew has the default; these tests themselves go on without a terminal.
-        signal.SIGHUP: lambda *_: None,
-    }
-    for number, handler in handlers.items():
-        if signal.getsignal(number) is signal.SIG_IGN:
-            signal.signal(number, handler)
+    heed_signals()
 
 
 @pytest.hookimpl(trylast=True)

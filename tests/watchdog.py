@@ -44,6 +44,7 @@ from typing import Any, NoReturn
 import pytest
 
 from mainstay.processes import facts
+from tests.signals import heed_signals
 
 __all__ = ["become_subreaper", "descendants", "end_descendants", "guard"]
 
@@ -108,6 +109,7 @@ def guard() -> None:
         if os.getppid() != parent:
             os.kill(os.getpid(), signal.SIGTERM)  # the parent had ended before that call
     _stop_on_signals()
+    heed_signals()
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", temporary)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)

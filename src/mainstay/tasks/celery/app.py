@@ -340,7 +340,11 @@ class App(celery.Celery):
         travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]
         sending.check_body(name, travelling, self.service.settings.body_limit_bytes)
         headers = sending.context_headers() | dict(options.pop("headers", None) or {})
-        sending.check_options(name, headers, options, transport_of(self.conf.broker_url))
+        transport = transport_of(self.conf.broker_url)
+        sending.check_options(name, headers, options, transport)
+        is_amqp = transport == "amqp"
+        if is_amqp:
+            options = self._to_its_queue(options)
         if session is not None or delay > DELAY_LIMIT_SECONDS:
             outbox = self._outbox_for(name, session, delay)
             recorder = Recorder()
@@ -353,9 +357,7 @@ class App(celery.Celery):
             with own as unit:
                 outbox.put(unit, message, delay_seconds=delay, is_tracked=is_tracked)
             return result
-        is_amqp = transport_of(self.conf.broker_url) == "amqp"
         if is_amqp:
-            options = self._to_its_queue(options)
             # Celery's tasks and signatures hand over None for an option that was not given.
             if options.get("mandatory") is None:
                 options["mandatory"] = True

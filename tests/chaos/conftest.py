@@ -17,14 +17,14 @@ from tests.conftest import RECONCILIATION
 
 @pytest.fixture(scope="session")
 def seed() -> int:
-    """The same each time: whether a change may land is no matter of luck. `make chaos` tries it."""
+    """The same in each run, so that no result depends on chance; `make chaos` draws another."""
     return int(os.environ.get("SEED") or 20261120)
 
 
 @pytest.fixture(scope="session")
 def servers(
     rabbitmq: RabbitMQ,
-    redis_server: Redis,  # the tests are left out where there is none
+    redis_server: Redis,  # skips the tests where Redis is not installed
     postgres: PostgreSQL,
 ) -> Iterator[Servers]:
     with Redis(config=DURABLE) as redis:

@@ -1,4 +1,4 @@
-"""Dead letters can be seen, put back and thrown away, on every broker alike."""
+"""Dead letters can be listed, retried and discarded, on every broker."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_task_leaves_with_the_commit_and_is_done(room: CeleryRoom) -> None:
     worker = worker_of(room)
     with database_of(room).session() as session:
         id = room.send("add", 40, 2, session=session)
-        assert waiting_in(room) == 0  # nobody else sees it before the commit
+        assert waiting_in(room) == 0  # not visible before the commit
     status = room.ended(id)
     assert (status.state, status.result, status.queue) == (State.SUCCESS, 42, room.queue)
     eventually(lambda: worker.get("/ready")[0] == 200)
@@ -153,7 +153,7 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
 @pytest.mark.parametrize(
     ("way", "reason"),
     [
-        # No queue is bound to the one, and there is no such exchange as the other.
+        # The first exchange has no queue, the second does not exist.
         ({"exchange": "amq.topic", "routing_key": "nobody"}, "refused:NoRoute"),
         ({"exchange": "no-such-exchange", "routing_key": "nobody"}, "refused:NoRoute"),
     ],

@@ -1,4 +1,4 @@
-"""A server that is told to stop goes on answering until its traffic has gone elsewhere."""
+"""A server that receives SIGTERM goes on answering until its traffic has gone elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Server:
         )
 
     def ready(self) -> int:
-        """The status of `/ready`, over a connection of its own."""
+        """The status of `/ready`, over a new connection."""
         return httpx.get(f"http://127.0.0.1:{self.port}/ready", trust_env=False).status_code
 
     def pid(self) -> int:
@@ -47,7 +47,7 @@ class Server:
         return int(answer.json()) if is_draining else None
 
     def is_busy(self) -> bool:
-        """Has a slow request been begun?"""
+        """Has a slow request started?"""
         url = f"http://127.0.0.1:{self.port}/begun"
         return bool(httpx.get(url, trust_env=False).json())
 

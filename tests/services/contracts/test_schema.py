@@ -1,4 +1,4 @@
-"""The OpenAPI document tells the truth: schemathesis finds no 5xx and no undocumented answer."""
+"""Schemathesis finds no 5xx and no answer that the OpenAPI document does not describe."""
 
 from __future__ import annotations
 

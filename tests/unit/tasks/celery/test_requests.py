@@ -12,7 +12,7 @@ from mainstay.tasks.celery.requests import Request
 
 
 class Told(Request):
-    """A request that nobody can be told of, because the result backend does not answer."""
+    """A request whose result backend does not answer."""
 
     name = "add"
     id = "1"

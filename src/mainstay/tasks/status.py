@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from mainstay.tasks.values import shown
 from mainstay.taskstates import State
 
 __all__ = ["State", "StatusStore", "TaskStatus", "is_newer"]
@@ -40,7 +41,8 @@ class TaskStatus:
             back, because its worker was killed, is still the same one.
         epoch: Which delivery tells it, for tasks that are fenced; else 0.
         meta: What the task tells of its progress: ``current``, ``total`` and whatever it adds.
-        result: What it returned, once it is done; JSON.
+        result: What it returned, once it is done: JSON, dates, decimals, UUIDs and bytes as they
+            were; of what JSON can only show, such as a dataclass, what it shows.
         error: ``{"type", "detail"}`` of what it failed with; of one that is done, why its result
             could not be kept.
         worker: Who began the newest try of it.
@@ -70,7 +72,7 @@ class TaskStatus:
             "queue": self.queue,
             "attempts": self.attempts,
             "meta": dict(self.meta),
-            "result": self.result,
+            "result": shown(self.result),
             "error": None if self.error is None else dict(self.error),
             "worker": self.worker,
             "correlation_id": self.correlation_id,

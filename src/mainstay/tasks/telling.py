@@ -14,25 +14,47 @@ import orjson
 
 from mainstay.deadletters import reason_of
 from mainstay.errors import MainstayError
+from mainstay.tasks.values import packed
 from mainstay.texts import storable, text_of
 
-__all__ = ["detail_of", "dumps", "error_of", "plain", "result_of"]
+__all__ = ["detail_of", "dumps", "error_of", "plain", "result_of", "written"]
 
 _DETAIL_CHARACTERS = 2_000
+_REASON_CHARACTERS = 200
 # Behind an even number of backslashes; an odd one escapes the last of them, and no NUL.
 _NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 
 
-def result_of(value: Any) -> tuple[Any, dict[str, str] | None]:
-    """Return what can be kept of the result *value*: itself, or nothing and why."""
+def result_of(value: Any, *, is_handed_on: bool = False) -> tuple[Any, dict[str, str] | None]:
+    """Return what can be kept of the result *value*: itself, or nothing and why.
+
+    Args:
+        is_handed_on: The next step is given it, so it is to come back as it was; else an object
+            that JSON can only show, such as a dataclass, will do.
+    """
     try:
-        if _NUL.search(dumps(value)):
-            raise ValueError("PostgreSQL's JSON has no NUL")
+        try:
+            text = dumps(packed(value))
+        except TypeError:
+            if is_handed_on:
+                raise
+            text = dumps(value)
+        if _NUL.search(text):
+            raise ValueError("it has a NUL, which PostgreSQL's JSON has not")
     except Exception as error:  # noqa: BLE001 - an encoder calls what a value brings along
         kind = type(value).__name__
-        detail = f"it returned a {kind} that JSON cannot hold ({type(error).__name__}): not kept"
+        reason = text_of(error)[:_REASON_CHARACTERS] or type(error).__name__
+        detail = f"it returned a {kind} that JSON cannot hold: {reason}: not kept"
         return None, {"type": "ResultNotKept", "detail": detail}
     return value, None
+
+
+def written(value: Any) -> Any:
+    """Return *value*, of which :func:`result_of` says that it can be kept, as it is kept."""
+    try:
+        return packed(value)
+    except TypeError:
+        return value  # JSON shows it
 
 
 def dumps(value: Any) -> bytes:

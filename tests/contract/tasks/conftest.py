@@ -12,6 +12,9 @@ import pytest
 from mainstay.embedded import Postgres
 from mainstay.embedded.valkey import Valkey
 from mainstay.errors import Misconfigured
+from mainstay.resources.sqlalchemy import Database
+from mainstay.service import Service
+from mainstay.tasks.celery import App, create_celery_app
 from mainstay.testing import PostgreSQL, RabbitMQ, Redis
 from mainstay.testing.plugin import leave_out
 from tests.contract.tasks import sample
@@ -24,6 +27,7 @@ from tests.contract.tasks.rooms import (
 )
 
 BROKERS = ("valkey", "redis", "rabbitmq")
+RESULTS = ("none", "redis", "postgresql")
 
 
 @pytest.fixture(scope="session")
@@ -142,6 +146,63 @@ def database_room(
     room = shared_on(request.param)
     room.clear()
     yield room
+    _assert_alive(room)
+
+
+COMBINATIONS = [f"{where}, {kept}" for where in ON_DATABASES for kept in RESULTS]
+
+
+@pytest.fixture(scope="session")
+def shared_with_results(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[str], tuple[CeleryRoom, App]]]:
+    """Rooms such as ``redis on sqlite, postgresql``, where the last keeps results, each with an
+    application that reads those and a worker that all tests share: none may end it.
+    """
+    rooms: dict[str, tuple[CeleryRoom, App]] = {}
+    with ExitStack() as stack:
+
+        def made(kind: str) -> tuple[CeleryRoom, App]:
+            if kind not in rooms:
+                where, _comma, results = kind.partition(", ")
+                room = _room_on(request, where, tmp_path_factory.mktemp("room"))
+                stack.callback(room.close)
+                url = results_url(request, results)
+                worker = room.worker(
+                    concurrency=2, **({"CELERY_RESULT_BACKEND": url} if url else {})
+                )
+                room.shared = stack.enter_context(worker).ready()
+                settings = room.settings.model_copy(update={"celery_result_backend": url})
+                app = create_celery_app(Service(settings, Database()))
+                stack.callback(app.service.stop)
+                if results == "redis":
+                    # A result that is collected later would open its connection again.
+                    app.backend.on_result_fulfilled = lambda _result: None
+                    stack.callback(app.backend.result_consumer.stop)
+                rooms[kind] = room, app
+            return rooms[kind]
+
+        yield made
+
+
+def results_url(request: pytest.FixtureRequest, kind: str) -> str | None:
+    """Return the URL of an empty result backend; ``None`` for "none"."""
+    if kind == "none":
+        return None
+    if kind == "postgresql":
+        return _database_url(request, "postgresql", Path())
+    server: Redis = request.getfixturevalue("redis_server")
+    return server.start().url
+
+
+@pytest.fixture(params=[each for each in COMBINATIONS if not each.endswith("none")])
+def results_room(
+    request: pytest.FixtureRequest,
+    shared_with_results: Callable[[str], tuple[CeleryRoom, App]],
+) -> Iterator[tuple[CeleryRoom, App]]:
+    """A room on a broker and a database, whose results are kept, and an application for it."""
+    room, app = shared_with_results(request.param)
+    yield room, app
     _assert_alive(room)
 
 

@@ -9,10 +9,15 @@ import resource
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from celery.exceptions import Reject
+from celery import group
+from celery.exceptions import Ignore, Reject
 from sqlalchemy import event, text
 
 from mainstay import context
@@ -262,6 +267,71 @@ def reject_first(self: Any, key: str) -> str:
     return "done"
 
 
+def ends(self: Any, how: str, key: str) -> object:
+    """End in one of the ways in which a task can."""
+    effect("ends", how, key)
+    is_first = not self.request.delivery_info["redelivered"] and not self.request.retries
+    match how:
+        case "passing" if is_first:
+            raise Unavailable("the neighbour does not answer")
+        case "failing":
+            raise ValueError("no such thing")
+        case "refusing":
+            raise Refuse("this can not be asked for")
+        case "burying":
+            raise Bury("this can never be done")
+        case "ignoring":
+            raise Ignore("nothing to do")
+        case "rejecting":
+            raise Reject("not for me", requeue=False)
+        case "requeueing" if is_first:
+            raise Reject("not yet", requeue=True)
+        case "retrying" if is_first:
+            raise self.retry(countdown=0)
+        case "replacing":
+            raise self.replace(celery_app.signature("listed", args=("instead",)))
+        case "exiting" if is_first:
+            raise SystemExit(1)
+        case "hungry":
+            raise MemoryError("no more")
+        case "killed" | "killed for good" if is_first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "unencodable":
+            return {1, 2}
+        case "too slow":
+            time.sleep(3600)
+        case "deaf":
+            while True:
+                with suppress(Exception):
+                    time.sleep(3600)
+    return how
+
+
+@celery_app.task(name="hold_kept", bind=True)
+def hold_kept(self: Any, key: str, end: str) -> str:
+    """Wait at a gate, telling of it meanwhile, and end well or not."""
+    effect("hold_kept", key)
+    gate = gate_of(Path(os.environ[EFFECTS]), key)
+    while not gate.exists():
+        self.progress(1, 2)
+        time.sleep(0.02)
+    if end == "failed":
+        raise ValueError("at the end")
+    return key
+
+
+@celery_app.task(name="fans_out", bind=True)
+def fans_out(self: Any, number: int) -> None:
+    add = celery_app.signature("add")
+    raise self.replace(group(add.clone((number, 1)), add.clone((number, 2))))
+
+
+_kept: dict[str, Any] = {"bind": True, "ignore_result": False, "backoff": BACKOFF}
+celery_app.task(ends, name="ends", **_kept)
+celery_app.task(ends, name="ends_dead", profile="dead-letter", **_kept)
+celery_app.task(ends, name="ends_limited", time_limit=2, soft_time_limit=1, **_kept)
+
+
 @celery_app.task(name="store_once", once=True)
 def store_once(key: str, *, session: Any) -> str:
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})
@@ -318,6 +388,20 @@ def listed(*given: Any) -> list[Any]:
     """Return what a step was given."""
     effect("listed", json.dumps(given))
     return list(given)
+
+
+VALUES = [Decimal("1.10"), UUID(int=5), date(2026, 1, 2), b"\xff", {"__type__": "uuid", "a": 1}]
+
+
+@celery_app.task(name="valued")
+def valued(kind: str) -> object:
+    return VALUES if kind == "all" else {"of": float("nan")}
+
+
+@celery_app.task(name="typed")
+def typed(values: list[Any]) -> list[str]:
+    """Say of which types a step was given values."""
+    return [f"{type(each).__name__} {each}" for each in values]
 
 
 @celery_app.task(name="stored")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from mainstay.resources.sqlalchemy import Database, workflows
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.tasks.workflow import StepState, Workflow, WorkflowState
 from mainstay.testing import eventually
+from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import ON_DATABASES, CeleryRoom, worker_of
 from tests.contract.tasks.sample import gate_of
 from tests.waiting import PATIENCE_SECONDS
@@ -251,6 +253,21 @@ def test_workers_that_have_heard_of_it_do_a_step_again_that_was_called_off(
     status = room.status(first)
     assert status is not None
     assert status.worker.startswith("python-service-")
+
+
+def test_values_come_to_the_next_step_as_they_were(room: CeleryRoom) -> None:
+    kept = start(room, chain(step(room, "valued", "all"), step(room, "typed")))
+    nan = start(room, chain(step(room, "valued", "nan"), step(room, "typed")))
+    workflow = ended(room, kept)
+    assert result_of(room, workflow) == [f"{type(each).__name__} {each}" for each in sample.VALUES]
+    first = room.status(workflow.steps[0].task_id)
+    assert first is not None
+    assert first.result == sample.VALUES
+    json.dumps(first.as_dict())
+    failed = ended(room, nan)
+    assert states(failed) == ["failure", "skipped"]
+    assert failed.steps[0].error is not None
+    assert "it['of'] is nan" in failed.steps[0].error["detail"]
 
 
 def test_asyncio_has_the_same(room: CeleryRoom) -> None:

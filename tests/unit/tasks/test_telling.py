@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -9,19 +10,33 @@ from mainstay.tasks.telling import error_of, result_of
 
 
 @pytest.mark.parametrize(
-    "result", [None, 1, "text", [1, {"a": None}], {1: "one"}, 2**70, "a\\u0000b", "\U0001f600"]
+    "result",
+    [None, 1, "text", [1, {"a": None}], {1: "one"}, 2**70, "a\\u0000b", "\U0001f600", b"bytes"],
 )
 def test_what_json_can_hold_is_kept(result: Any) -> None:
     assert result_of(result) == (result, None)
 
 
-@pytest.mark.parametrize("result", [{1, 2}, object(), "\udcff", ["a\x00b"], "\\\x00", b"bytes"])
+@pytest.mark.parametrize("result", [{1, 2}, object(), "\udcff", ["a\x00b"], "\\\x00", float("nan")])
 def test_anything_else_is_nothing_with_a_note(result: Any) -> None:
     kept, note = result_of(result)
     assert kept is None
     assert note is not None
     assert note["type"] == "ResultNotKept"
     assert type(result).__name__ in note["detail"]
+
+
+@dataclass
+class Point:
+    x: int
+
+
+def test_what_json_can_show_alone_is_kept_unless_the_next_step_is_given_it() -> None:
+    assert result_of(Point(1)) == (Point(1), None)
+    kept, note = result_of({"p": Point(1)}, is_handed_on=True)
+    assert kept is None
+    assert note is not None
+    assert "it['p'] is a Point" in note["detail"]
 
 
 def test_the_words_of_an_error_can_be_stored() -> None:

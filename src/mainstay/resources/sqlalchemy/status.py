@@ -343,9 +343,17 @@ class TaskStatuses:
             session, task_id, State.FAILURE, error=error, name=name, queue=queue, epoch=epoch
         )
 
-    def revoked(self, task_id: str, *, session: Session | None = None) -> bool:
-        """Somebody has called it off. No fence holds that up: it is a person's word."""
-        return self.record(session, task_id, State.REVOKED, epoch=ANY_EPOCH)
+    def revoked(
+        self,
+        task_id: str,
+        *,
+        error: Mapping[str, object] | None = None,
+        session: Session | None = None,
+    ) -> bool:
+        """Somebody has called it off. No fence holds that up: it is a person's word, or, with an
+        *error*, the task's own.
+        """
+        return self.record(session, task_id, State.REVOKED, error=error, epoch=ANY_EPOCH)
 
     def reopened(self, task_id: str, *, session: Session | None = None) -> bool:
         """Somebody has sent it again after it failed or was revoked: it waits as at first."""

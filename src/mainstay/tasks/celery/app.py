@@ -27,6 +27,7 @@ import celery
 from amqp import PreconditionFailed
 from celery.app import backends
 from celery.app.amqp import AMQP
+from celery.exceptions import Reject
 from celery.utils import uuid
 from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
@@ -35,11 +36,12 @@ from kombu.transport.native_delayed_delivery import (
 from typing_extensions import override
 
 from mainstay.context import CORRELATION_ID
-from mainstay.errors import Disconnected, Misconfigured, NoRoute, Unconfirmed
+from mainstay.errors import Disconnected, Invalid, Misconfigured, NoRoute, Unconfirmed
 from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.letters import Undertaker
+from mainstay.tasks.celery.patience import is_away, patient
 from mainstay.tasks.celery.profiles import (
     CONFIRM_TIMEOUT_SECONDS,
     DELAY_LIMIT_SECONDS,
@@ -135,7 +137,8 @@ def send(
         Overloaded: With a session: more messages wait in the outbox than may.
     """
     id = task_id or uuid()
-    task.apply_async(args, kwargs, task_id=id, **({} if session is None else {"session": session}))
+    options: dict[str, Any] = {} if session is None else {"session": session}
+    task.apply_async(args, kwargs, task_id=id, **options)
     return id
 
 
@@ -342,6 +345,8 @@ class App(celery.Celery):
         headers = sending.context_headers() | dict(options.pop("headers", None) or {})
         transport = transport_of(self.conf.broker_url)
         sending.check_options(name, headers, options, transport)
+        sending.keep_results_of_canvas(options, is_default=name not in self._tasks)
+        self._check_mapped(name, kwargs or {})
         is_amqp = transport == "amqp"
         if is_amqp:
             options = self._to_its_queue(options)
@@ -391,14 +396,32 @@ class App(celery.Celery):
             if producer is not None or options.get("connection") is not None:
                 return sending.publish_with(producer, name, deliver)
             return sending.publish(self, name, deliver)
-        except (Unconfirmed, Disconnected):
-            raise  # it may be on its way
         except Exception as error:
+            is_certain = not isinstance(error, Unconfirmed | Disconnected)  # else it may be stored
             if is_delayed and isinstance(error, NoRoute):
                 self._delayed_pid = 0  # the broker has lost what carries delays, too
-            if is_news:
+            if is_news and is_certain:
                 self.reports.not_sent(id, error)
+            if self._follows_a_task and is_away(error) and not isinstance(error, NoRoute):
+                raise Reject(f"{name}, which follows it, was not sent", requeue=True) from error
             raise
+
+    def _check_mapped(self, name: str, kwargs: Mapping[str, Any]) -> None:
+        """Refuse a map of a task that Celery would call without what a worker gives it."""
+        if name not in ("celery.map", "celery.starmap"):
+            return
+        mapped = kwargs["task"]["task"]
+        if getattr(self._tasks.get(mapped), "takes_session", False):
+            raise Invalid(
+                f"{mapped} was not sent: it takes a session, and within map, starmap and chunks "
+                "a task is only called: send a group of it instead"
+            )
+
+    @property
+    def _follows_a_task(self) -> bool:
+        """Is what is sent now sent by Celery, because a task of this child has ended?"""
+        task = self.current_worker_task if self.worker.is_child else None
+        return task is not None and getattr(task.request, "is_decided", False)
 
     async def aside(self, call: Callable[[], T]) -> T:
         """Do something that waits for the broker on a thread of the senders."""
@@ -513,8 +536,8 @@ class App(celery.Celery):
         # Celery's own property would take the environment variable as it is, in a spelling that
         # Celery does not know.
         url = self.conf.get("result_backend") or profiles.result_backend(self.service.settings)
-        backend, url = backends.by_url(url, self.loader)
-        return backend(app=self, url=url)
+        kind, url = backends.by_url(url, self.loader)
+        return patient(kind)(app=self, url=url)
 
     def _load_config(self) -> Any:
         # Threads that send the first tasks come here together, and each is to see all of it.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import celery
+from celery.exceptions import Ignore
 from typing_extensions import override
 
 from mainstay.errors import Bury, Misconfigured
 from mainstay.pipeline import drive, stations
 from mainstay.retries import Backoff
-from mainstay.tasks.celery.entry import TaskEntry
+from mainstay.tasks.celery.entry import Replaced, TaskEntry
 from mainstay.tasks.celery.profiles import Profile, acknowledgement, soft_limit
+from mainstay.tasks.celery.sending import keep_results_of_canvas
 from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.effects import check_function, check_session
 
@@ -47,6 +49,7 @@ class Task(celery.Task):
     track_status: ClassVar[bool] = True
     backoff: ClassVar[Backoff] = Backoff()
     takes_session: ClassVar[bool] = False
+    ignores_by_default: ClassVar[bool] = False
 
     app: App
 
@@ -63,7 +66,12 @@ class Task(celery.Task):
             cls.soft_time_limit = soft_limit(cls.time_limit)
         check_function(cls.name, cls.run)
         cls.takes_session = check_session(cls.name, cls.run, once=cls.once, fenced=cls.fenced)
+        is_undecided = cls.ignore_result is None  # at the first of two times
         bound: App = super().bind(app)
+        if is_undecided and cls.name.startswith("celery."):
+            cls.ignore_result = False  # what Celery composes with these is all in their results
+        elif is_undecided:
+            cls.ignores_by_default = bool(cls.ignore_result)
         return bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -72,13 +80,33 @@ class Task(celery.Task):
         return drive(stations(TaskEntry(self, args, kwargs), self.app.service))
 
     @override
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> Any:
+        keep_results_of_canvas(options, is_default=self.ignores_by_default)
+        return super().apply_async(
+            args, kwargs, task_id, producer, link, link_error, shadow, **options
+        )
+
+    @override
     def replace(self, sig: Any) -> Any:
         if workflow_of(self.request):
             raise Bury(
                 f"{self.name} is a step of a workflow, whose steps are written down before they "
                 "are done: start another workflow instead of replacing it"
             )
-        return super().replace(sig)
+        try:
+            return super().replace(sig)
+        except Ignore as error:
+            raise Replaced(*error.args) from error
 
     def progress(self, current: int, total: int, **meta: Any) -> None:
         """Tell how far the task is; those who ask for its status see it.

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import signature as signature_of
+from celery.canvas import chunks
 from celery.utils import uuid
+from kombu.utils.functional import maybe_list
 from kombu.utils.json import dumps
 
 from mainstay.errors import Invalid
@@ -70,16 +72,19 @@ class _Steps:
         """
         part = signature_of(part)
         kind = part.subtask_type
-        if kind == "chunks":
-            return self.add(part.group(), args, options, before)
+        if part.task == "celery.chunks":  # whose own task would send them beside the workflow
+            whole = chunks(**part.kwargs, app=part._app).group()
+            whole.options.update(part.options)
+            return self.add(whole, args, options, before)
         if kind not in ("chain", "group", "chord"):
             return self._add_step(part, args, options, before)
         args = (*args, *part.args)
-        options = {**options, **_inherited(part)}
+        options = _together(options, _inherited(part))
         if kind == "chord":
-            return self.add(
-                part.body, (), options, self._add_group(part.tasks, args, options, before)
-            )
+            # What is to be called when the body fails hears of its header, too, as in Celery.
+            heard = {"link_error": part.body.options.get("link_error")}
+            header = self._add_group(part.tasks, args, _together(options, heard), before)
+            return self.add(part.body, (), options, header)
         if kind == "group":
             return self._add_group(part.tasks, args, options, before)
         for each in part.tasks:
@@ -112,7 +117,7 @@ class _Steps:
             "task": part.task,
             "args": list(part.args if part.immutable else (*args, *part.args)),
             "kwargs": dict(part.kwargs),
-            "options": {**options, **own},
+            "options": _together(options, own),
         }
         step = NewStep(
             task_id=uuid(),
@@ -129,6 +134,15 @@ def _given(before: _Before) -> Sequence[str]:
     if before.gives is None:
         return ()
     return (before.gives,) if isinstance(before.gives, str) else before.gives
+
+
+def _together(outer: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what holds for a part that has options of its own; it is heard of by both."""
+    found = {**outer, **own}
+    errbacks = [each for part in (outer, own) for each in maybe_list(part.get("link_error")) or ()]
+    if errbacks:
+        found["link_error"] = errbacks
+    return found
 
 
 def _inherited(whole: Any) -> dict[str, Any]:

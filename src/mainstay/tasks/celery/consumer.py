@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from celery import signals
 from celery.app.task import Context
-from celery.backends.base import DisabledBackend
 from celery.exceptions import NotRegistered
 from celery.worker import state as worker_state
 from celery.worker.consumer import Consumer
@@ -47,7 +46,6 @@ _UNFORESEEN_WINDOW_SECONDS = 600.0
 _BEAT_SECONDS = 1.0
 _RECONNECT_SECONDS = 0.5
 _RECONNECT_MOST_SECONDS = 2.0
-_TOLD_ATTEMPTS, _TOLD_AGAIN_SECONDS = 60, 2.0
 _EXIT_CODE = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -160,30 +158,24 @@ class GuardedConsumer(Consumer):
             self.app.reports.died(id, found.reason, found.detail)
             self._fail_result(message, id, found)
 
-    def _fail_result(self, message: Any, id: str, found: Surprise, attempt: int = 1) -> None:
+    def _fail_result(self, message: Any, id: str, found: Surprise) -> None:
         """Have those hear of it who wait for the result, and the chord that the task is a part of.
 
         A task that a worker has begun does this itself; this one was never begun.
         """
         backend = self.app.backend
-        if isinstance(backend, DisabledBackend):
-            return
         headers = message.headers if isinstance(message.headers, dict) else {}
         request = Context(headers, **_after_it(message))
         told = {"request": request, "store_result": not headers.get("ignore_result")}
-        try:
-            if found.reason == "expired":
-                backend.mark_as_revoked(id, "expired", **told)
-            elif found.reason == "unknown-task":
-                backend.mark_as_failure(id, NotRegistered(str(headers.get("task"))), **told)
-            else:
-                backend.mark_as_failure(id, Bury(f"{found.reason}: {found.detail}"), **told)
-        except Exception:
-            if attempt == _TOLD_ATTEMPTS:
-                logger.exception("the end of task %s could not be told to its result backend", id)
-                return
-            again = (message, id, found, attempt + 1)
-            self.timer.call_after(_TOLD_AGAIN_SECONDS, self._fail_result, again)
+        if found.reason == "expired":
+            mark = partial(backend.mark_as_revoked, id, "expired", **told)
+        elif found.reason == "unknown-task":
+            error: Exception = NotRegistered(str(headers.get("task")))
+            mark = partial(backend.mark_as_failure, id, error, **told)
+        else:
+            error = Bury(f"{found.reason}: {found.detail}")
+            mark = partial(backend.mark_as_failure, id, error, **told)
+        self.app.worker.tell(mark, f"the end of task {id}")
 
     def settle(self, message: Any, queue: str) -> bool:
         """Let go of *message*, whose reason was noted; its dead letter is stored first. Says

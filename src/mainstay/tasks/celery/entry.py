@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Mapping
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry
+from kombu.utils.json import dumps
 
 from mainstay import context as contexts
 from mainstay import failpoints
@@ -25,7 +27,9 @@ if TYPE_CHECKING:
     from mainstay.tasks.celery.base import Task
     from mainstay.traces import SpanKind
 
-__all__ = ["TaskEntry"]
+__all__ = ["Replaced", "TaskEntry"]
+
+T = TypeVar("T")
 
 _CARRIED = (
     contexts.CORRELATION_ID,
@@ -35,6 +39,10 @@ _CARRIED = (
 )
 # Our own back-off counts the attempts; Celery's limit is for tasks that call `retry` themselves.
 _NO_LIMIT_OF_CELERY = 1_000_000
+
+
+class Replaced(Ignore):
+    """Another task is done in the place of this one, under its id."""
 
 
 class _TakenOver(Ignore):
@@ -56,6 +64,9 @@ class TaskEntry(Entry[Any]):
         self._attempt = int(self._request.retries or 0) + 1
         self._is_step = bool(workflow_of(self._request))
         self._headers = self._carried()
+        # Headers of the message could have said anything.
+        self._request.epoch = 0
+        self._request.is_decided = False
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -66,14 +77,14 @@ class TaskEntry(Entry[Any]):
         return str(self._task.name)
 
     def handle(self) -> Step[Any]:
-        return Step(sync=self._do)
+        return Step(sync=partial(self._decide, self._do))
 
     def authenticate(self) -> Step[Principal | None] | None:
         token = self._headers.get(contexts.PRINCIPAL_TOKEN)
         tokens = self._service.tokens
         if not token or not tokens.can_verify:
             return None
-        return Step(sync=lambda: tokens.verify_work(token))
+        return Step(sync=partial(self._decide, partial(tokens.verify_work, token)))
 
     def outcome(self, error: BaseException | None) -> str:
         if isinstance(error, Retry):
@@ -132,24 +143,27 @@ class TaskEntry(Entry[Any]):
             return {} if context is None else context.inject()
         return carried
 
-    def _do(self) -> Any:
-        self._request.epoch = 0  # a header of the message could have said anything
+    def _decide(self, step: Callable[[], T]) -> T:
+        """Do *step*; whatever it raises, the fate of the task is decided here."""
         try:
-            try:
-                if self._has_unit:
-                    self._effect.claim()
-                    self._request.epoch = self._effect.epoch
-                return self._begin()
-            except AlreadyDone as error:
-                if not self._effect.is_done(error):
-                    raise
-                return self._done_before()
+            return step()
         except (Retry, Ignore, Reject):
             raise
-        except Exception as error:  # noqa: BLE001 - whatever a task raises, its fate is decided here
+        except Exception as error:  # noqa: BLE001 - likewise
             if self._effect.is_taken_over(error):
                 raise _TakenOver("a newer delivery does it") from None
             self._failed(error)
+
+    def _do(self) -> Any:
+        try:
+            if self._has_unit:
+                self._effect.claim()
+                self._request.epoch = self._effect.epoch
+            return self._begin()
+        except AlreadyDone as error:
+            if not self._effect.is_done(error):
+                raise
+            return self._done_before()
 
     @cached_property
     def _effect(self) -> Effect:
@@ -162,7 +176,9 @@ class TaskEntry(Entry[Any]):
         if not self._task.app.reports.started(self._task, self._attempt):
             # Workers forget what was called off when they restart; its status does not.
             raise Ignore("called off")
-        if self._is_step and self._task.app.reports.is_done(self._request.id):
+        was_delivered = self._is_step or (self._request.delivery_info or {}).get("redelivered")
+        if was_delivered and self._task.app.reports.is_done(self._request.id):
+            # Its end may not have come to all who wait for it.
             return self._done_before()
         return self._run()
 
@@ -175,18 +191,36 @@ class TaskEntry(Entry[Any]):
         task = self._task
         if self._has_unit:
             with self._effect.session() as session:
-                result = returned(task.name, task.run(*self._args, session=session, **self._kwargs))
+                result = self._body(session=session)
                 is_noted = self._conclude(session, result)
                 failpoints.reach("tasks.before_commit")
             failpoints.reach("tasks.after_commit")
         else:
-            result = returned(task.name, task.run(*self._args, **self._kwargs))
+            result = self._body()
             is_noted = self._is_step
             if self._is_step:
                 with self._effect.session() as session:
                     self._conclude(session, result)
         if not is_noted:
             task.app.reports.succeeded(task, self._attempt, result)
+        self._request.is_decided = True
+        return result
+
+    def _body(self, **given: Any) -> Any:
+        task, reports, request = self._task, self._task.app.reports, self._request
+        try:
+            result = returned(task.name, task.run(*self._args, **given, **self._kwargs))
+        except Replaced:
+            raise
+        except Ignore as error:
+            reports.ignored(task, self._attempt, error)
+            raise
+        except Retry as error:
+            reports.retrying(task, self._attempt, error.exc)
+            raise
+        is_kept = not request.ignore_result and not isinstance(task.backend, DisabledBackend)
+        if is_kept or request.chain or request.callbacks or request.chord:
+            dumps(result)  # here, where what was done can still be undone
         return result
 
     def _conclude(self, session: Session, result: Any) -> bool:
@@ -219,11 +253,12 @@ class TaskEntry(Entry[Any]):
             )
         raise Ignore("done before") from None
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception) -> NoReturn:
         task, reports = self._task, self._task.app.reports
         decision = decide(error, self._attempt, task.backoff)
         if not isinstance(decision, RetryIn):
             reports.failed(task, self._attempt, error)
+            self._request.is_decided = True
             raise error
         reports.retrying(task, self._attempt, error)
         try:

@@ -1,8 +1,8 @@
 """Who tells the status store of a turn in a task's life, and what if the store does not answer?
 
 The sender's word (*waiting*) and the worker's first (*started*) must be kept, or nothing is done:
-both fail as the store fails. What comes after the work is told as well as can be: a result that
-is not noted must not make the work be done again.
+both fail as the store fails. The last one waits for the store, with the message of the task in
+hand; see :mod:`mainstay.tasks.celery.patience`. What is said in between is told as well as can be.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Reject
 
 from mainstay import context as contexts
 from mainstay import forks
 from mainstay.errors import Retry
-from mainstay.retries import is_transient
+from mainstay.tasks.celery.patience import insist
 from mainstay.tasks.celery.statuses import store_of
 from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
@@ -36,8 +38,7 @@ logger = logging.getLogger(__name__)
 _MOMENT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 _MOST_KEPT = 10_000
-# The last word on a task is tried again over a blip of the store; its worker waits meanwhile.
-_LAST_WORD_PAUSES_SECONDS = (0.2, 0.5, 1.0, 2.0)
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Reports:
@@ -119,18 +120,18 @@ class Reports:
         return status is not None and status.state is State.REVOKED
 
     def progress(self, task: Task, told: dict[str, Any]) -> None:
-        """The task tells how far it is."""
-        if _is_tracked(task) and task.request.id:
-            attempt = int(task.request.retries or 0) + 1
-            self._tell(
-                TaskStatus(
-                    id=task.request.id,
-                    state=State.PROGRESS,
-                    attempts=attempt,
-                    epoch=_epoch_of(task),
-                    meta=told,
-                )
-            )
+        """The task tells how far it is; while the store is away, to nobody: the next time says
+        more.
+        """
+        if not (_is_tracked(task) and task.request.id) or time.monotonic() < self._pause_until:
+            return
+        attempt = int(task.request.retries or 0) + 1
+        status = _turn(task, State.PROGRESS, attempt, None, meta=told)
+        is_first_time = not self._pause_until
+        if self._tell(status, is_warned=is_first_time):
+            self._pause_until = 0.0
+        else:
+            self._pause_until = time.monotonic() + _PAUSE_SECONDS
 
     def keeps_in_transactions(self, task: Task) -> bool:
         """Can what is said of the task be part of a transaction of its service's database?"""
@@ -146,18 +147,23 @@ class Reports:
     def succeeded(self, task: Task, attempt: int, result: Any) -> None:
         """The task is done."""
         if _is_tracked(task):
-            self._tell(_success(task, attempt, result), pauses=_LAST_WORD_PAUSES_SECONDS)
+            self._tell_end(task, _success(task, attempt, result))
 
-    def retrying(self, task: Task, attempt: int, error: BaseException) -> None:
-        """The task failed in passing."""
+    def retrying(self, task: Task, attempt: int, error: BaseException | None) -> None:
+        """The task failed in passing, or asks itself to be done again."""
         if _is_tracked(task):
-            self._tell(_turn(task, State.RETRYING, attempt, error_of(error)))
+            told = None if error is None else error_of(error)
+            self._tell(_turn(task, State.RETRYING, attempt, told))
 
     def failed(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed for good."""
         if _is_tracked(task):
-            status = _turn(task, State.FAILURE, attempt, error_of(error))
-            self._tell(status, pauses=_LAST_WORD_PAUSES_SECONDS)
+            self._tell_end(task, _turn(task, State.FAILURE, attempt, error_of(error)))
+
+    def ignored(self, task: Task, attempt: int, error: BaseException) -> None:
+        """The task asked to be ignored: it is called off, by itself."""
+        if _is_tracked(task):
+            self._tell_end(task, _turn(task, State.REVOKED, attempt, error_of(error)))
 
     def died(self, id: str, reason: str, detail: str) -> None:
         """The worker's main process buried the task; told by its loop."""
@@ -191,29 +197,39 @@ class Reports:
         self._mind_fork()
         self._later.append(status)
 
-    def _tell(self, status: TaskStatus, *, pauses: Sequence[float] = ()) -> None:
+    def _tell_end(self, task: Task, status: TaskStatus) -> None:
+        """Have the last word on *task* kept, before its message is let go of.
+
+        Raises:
+            Reject: The store was away for too long; see :func:`insist`.
+        """
         store = self.store
         if store is None:
             return
+        if task.request.is_eager or not self._app.worker.is_child:
+            self._tell(status)
+            return
         try:
-            for pause in pauses:
-                try:
-                    store.record(status)
-                    return
-                except Exception as error:
-                    if not is_transient(error):
-                        raise
-                time.sleep(pause)
+            insist(lambda: store.record(status), f"that task {status.id} is {status.state}")
+        except Reject:
+            raise
+        except Exception as error:  # noqa: BLE001 - the work is over, and only its note missing
+            _warn(status, error)
+
+    def _tell(self, status: TaskStatus, *, is_warned: bool = True) -> bool:
+        """Have *status* kept, if that can be; says whether it could."""
+        store = self.store
+        if store is None:
+            return True
+        try:
             store.record(status)
         except Exception as error:
             if isinstance(error, SoftTimeLimitExceeded) and status.state is State.PROGRESS:
-                raise  # it is the task's to hear; else the work is over, and only its note missing
-            logger.warning(
-                "task %s is %s, and that could not be noted: %s",
-                status.id,
-                status.state,
-                type(error).__name__,
-            )
+                raise  # it is the task's to hear
+            if is_warned:
+                _warn(status, error)
+            return False
+        return True
 
     def _mind_fork(self) -> None:
         if self._generation != forks.generation():
@@ -223,12 +239,21 @@ class Reports:
             self._generation = forks.generation()
 
 
+def _warn(status: TaskStatus, error: Exception) -> None:
+    logger.warning(
+        "task %s is %s, and that could not be noted: %s",
+        status.id,
+        status.state,
+        type(error).__name__,
+    )
+
+
 def _is_tracked(task: Task) -> bool:
     return task.track_status or bool(workflow_of(task.request))
 
 
 def _success(task: Task, attempt: int, result: Any) -> TaskStatus:
-    kept, error = result_of(result)
+    kept, error = result_of(result, is_handed_on=bool(workflow_of(task.request)))
     return TaskStatus(
         id=task.request.id,
         name=task.name,
@@ -244,7 +269,13 @@ def _epoch_of(task: Task) -> int:
     return int(getattr(task.request, "epoch", 0))
 
 
-def _turn(task: Task, state: State, attempt: int, error: dict[str, str]) -> TaskStatus:
+def _turn(
+    task: Task,
+    state: State,
+    attempt: int,
+    error: dict[str, str] | None,
+    meta: Mapping[str, Any] = _NOTHING,
+) -> TaskStatus:
     return TaskStatus(
         id=task.request.id,
         name=task.name,
@@ -252,4 +283,5 @@ def _turn(task: Task, state: State, attempt: int, error: dict[str, str]) -> Task
         attempts=attempt,
         epoch=_epoch_of(task),
         error=error,
+        meta=meta,
     )

@@ -45,6 +45,7 @@ __all__ = [
     "context_headers",
     "delay_seconds",
     "due_too_late",
+    "keep_results_of_canvas",
     "publish",
     "publish_with",
     "translated",
@@ -143,6 +144,22 @@ def check_options(
             dumps(headers)
     except Exception as error:
         raise Invalid(f"{name} was not sent: its headers cannot be written: {error}") from error
+
+
+def keep_results_of_canvas(options: dict[str, Any], *, is_default: bool) -> None:
+    """Have the result of a task kept when Celery's canvas needs it: a chord asks the result backend
+    for those of its members, and whoever has sent a canvas may ask for that of its end.
+
+    Args:
+        options: What the task is sent with.
+        is_default: Nobody has said of this task whether its results are ignored.
+    """
+    is_undecided = is_default and options.get("ignore_result") is None
+    # Nothing says so of a chord's body or the last of a chain, but that Celery has given each part
+    # of a canvas its id before any was sent, and an address for its answer with that.
+    is_part = options.get("group_id") or options.get("reply_to")
+    if options.get("chord") or (is_undecided and is_part):
+        options["ignore_result"] = False
 
 
 def publish(app: App, name: str, send: Callable[[Any], T]) -> T:

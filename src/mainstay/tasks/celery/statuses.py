@@ -23,7 +23,8 @@ import orjson
 from mainstay.errors import NotConnected
 from mainstay.tasks.memory import MemoryStatuses
 from mainstay.tasks.status import State, StatusStore, TaskStatus
-from mainstay.tasks.telling import dumps
+from mainstay.tasks.telling import dumps, written
+from mainstay.tasks.values import unpacked
 
 if TYPE_CHECKING:
     import redis
@@ -154,7 +155,7 @@ class DatabaseStatuses:
             case State.SUCCESS:
                 return rows.succeeded(
                     id,
-                    status.result,
+                    written(status.result),
                     error=error or None,
                     name=status.name,
                     epoch=epoch,
@@ -163,7 +164,7 @@ class DatabaseStatuses:
             case State.FAILURE:
                 return rows.failed(id, error, name=status.name, epoch=epoch, session=session)
             case State.REVOKED:
-                return rows.revoked(id, session=session)
+                return rows.revoked(id, error=error or None, session=session)
 
     def find(self, id: str) -> TaskStatus | None:
         return _of_record(self._rows.get(id))
@@ -195,7 +196,7 @@ class RedisStatuses:
             if value:
                 fields[name] = orjson.dumps(dict(value), default=str)
         if status.state is State.SUCCESS:
-            fields["result"] = dumps(status.result)
+            fields["result"] = dumps(written(status.result))
         with _answering():
             answer = self._client.eval(
                 _RECORD,
@@ -266,7 +267,7 @@ def _of_hash(kept: Mapping[bytes, bytes]) -> TaskStatus:
         queue=text(b"queue"),
         attempts=int(text(b"attempts") or 0),
         meta=parsed(b"meta") or {},
-        result=parsed(b"result"),
+        result=unpacked(parsed(b"result")),
         error=parsed(b"error"),
         worker=text(b"worker"),
         correlation_id=text(b"correlation_id"),
@@ -284,7 +285,7 @@ def _of_record(row: TaskRecord | None) -> TaskStatus | None:
         queue=row.queue,
         attempts=row.attempts,
         meta=row.progress if isinstance(row.progress, dict) else {},
-        result=row.result,
+        result=unpacked(row.result),
         error=row.error if isinstance(row.error, dict) and row.error else None,
         worker=row.worker or "",
         correlation_id=row.correlation_id or "",

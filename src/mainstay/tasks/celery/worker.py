@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.util
@@ -31,6 +32,7 @@ from mainstay.tasks.celery import profiles
 from mainstay.tasks.celery.backlog import Backlog
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.depths import depths_of
+from mainstay.tasks.celery.patience import is_away
 from mainstay.tasks.celery.queues import TaskQueue
 from mainstay.tasks.celery.statuses import database_of
 
@@ -41,9 +43,12 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkerSide", "leave"]
 
+logger = logging.getLogger(__name__)
+
 POOL = "mainstay.tasks.celery.pool:TaskPool"
 LOOP_LIMIT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
+_TOLD_ATTEMPTS, _TOLD_AGAIN_SECONDS = 60, 2.0
 
 
 class WorkerSide:
@@ -90,6 +95,20 @@ class WorkerSide:
         """The consumer has none, and tries: that is all it can do, so it is progress."""
         self._is_connected = False
         self.beat()
+
+    def tell(self, call: Callable[[], object], what: str, attempt: int = 1) -> None:
+        """Do *call*, which tells somebody *what*; again, for two minutes, while its server is away.
+
+        From the main loop, which others wait for.
+        """
+        try:
+            call()
+        except Exception as error:
+            if self.consumer is None or attempt == _TOLD_ATTEMPTS or not is_away(error):
+                logger.exception("%s could not be told", what)
+                return
+            again = (call, what, attempt + 1)
+            self.consumer.timer.call_after(_TOLD_AGAIN_SECONDS, self.tell, again)
 
     @property
     def is_inside(self) -> bool:

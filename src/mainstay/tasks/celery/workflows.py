@@ -25,6 +25,7 @@ from mainstay import context as contexts
 from mainstay.errors import Invalid
 from mainstay.tasks.celery import sending
 from mainstay.tasks.commits import on_commit
+from mainstay.tasks.values import unpacked
 from mainstay.tasks.workflow import Step, Workflow, WorkflowState, state_of, states_of
 
 if TYPE_CHECKING:
@@ -269,7 +270,7 @@ def _sent(step: ReadyStep) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, A
     options = kept["options"]
     options["task_id"] = step.task_id
     options["headers"] = {**(options.get("headers") or {}), WORKFLOW: step.workflow_id}
-    return (*step.arguments, *kept["args"]), kept["kwargs"], options
+    return (*map(unpacked, step.arguments), *kept["args"]), kept["kwargs"], options
 
 
 def _states(connection: Connection, ids: set[str]) -> dict[str, WorkflowState]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, chain, chord, group
-from celery.canvas import Signature
+from celery.canvas import Signature, chunks
 from kombu.utils.json import loads
 
 from mainstay.errors import Invalid
@@ -93,6 +93,30 @@ def test_options_of_the_whole_hold_for_each_step_that_does_not_say_otherwise() -
     first, second = map(kept, steps_of(canvas))
     assert first["options"] == {"queue": "cpu", "priority": 7}
     assert second["options"] == {"queue": "gpu", "countdown": 3, "priority": 7}
+
+
+def test_whoever_is_to_hear_of_a_chord_that_fails_hears_of_each_of_its_steps() -> None:
+    heard, of_whole, of_one = step("heard"), step("of_whole"), step("of_one")
+    header = [step("a"), step("b").on_error(of_one)]
+    inner = chord(header, step("c").on_error(heard))
+    for canvas in (inner, chain(step("first"), inner).on_error(of_whole)):
+        called = {
+            each.name: [one["task"] for one in kept(each)["options"].get("link_error", [])]
+            for each in steps_of(canvas)
+        }
+        outer = ["of_whole"] if "first" in called else []
+        assert called.pop("first", outer) == outer
+        assert called == {
+            "a": [*outer, "heard"],
+            "b": [*outer, "heard", "of_one"],
+            "c": [*outer, "heard"],
+        }
+
+
+def test_options_of_chunks_hold_for_each_of_them() -> None:
+    whole = chunks(step("a"), [(1,), (2,), (3,)], 2, app=app).set(queue="gpu")
+    steps = steps_of(whole)
+    assert [kept(each)["options"] for each in steps] == [{"queue": "gpu"}] * 2
 
 
 def test_what_the_whole_is_given_its_first_steps_are_given() -> None:

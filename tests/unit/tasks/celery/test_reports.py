@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
+from celery.app.task import Context
+from celery.exceptions import Reject
 
 from mainstay.config import Settings
 from mainstay.service import Service
@@ -29,26 +31,24 @@ class Blinking(MemoryStatuses):
         return super().record(status, session=session)
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reports, "_LAST_WORD_PAUSES_SECONDS", (0.0, 0.0, 0.0))
-
-
 def told_to(store: Blinking, monkeypatch: pytest.MonkeyPatch) -> reports.Reports:
     monkeypatch.setattr(reports, "store_of", lambda *_, **__: store)
     service = Service(Settings(env="test", celery_broker_url="memory://"))
-    return create_celery_app(service).reports
+    app = create_celery_app(service)
+    app.worker.is_child = True
+    return app.reports
 
 
 def task() -> Any:
     return SimpleNamespace(
-        name="add", track_status=True, request=SimpleNamespace(id="1", retries=0)
+        name="add",
+        track_status=True,
+        request=Context({"id": "1", "retries": 0, "is_eager": False}),
     )
 
 
-def test_the_last_word_on_a_task_outlasts_a_blip_of_the_store(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_last_word_on_a_task_waits_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mainstay.tasks.celery.patience.time.sleep", lambda _seconds: None)
     store = Blinking(3, ConnectionResetError())
     told_to(store, monkeypatch).succeeded(task(), 1, 42)
     status = store.find("1")
@@ -62,13 +62,30 @@ def test_the_last_word_on_a_task_outlasts_a_blip_of_the_store(
     assert status.state is State.FAILURE
 
 
-@pytest.mark.parametrize(("error", "asked"), [(ConnectionResetError(), 4), (ValueError(), 1)])
-def test_a_store_that_stays_away_does_not_undo_the_work(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, asked: int
-) -> None:
-    store = Blinking(100, error)
+def test_what_no_store_can_hold_is_not_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Blinking(100, ValueError())
     told_to(store, monkeypatch).succeeded(task(), 1, 42)
-    assert store.asked == asked
+    assert store.asked == 1
+
+
+def test_progress_is_not_told_to_a_store_that_is_away(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = [1000.0]
+    monkeypatch.setattr("mainstay.tasks.celery.reports.time.monotonic", lambda: clock[0])
+    store = Blinking(2, ConnectionResetError())
+    telling = told_to(store, monkeypatch)
+    for current in range(100):
+        telling.progress(task(), {"current": current})
+    assert store.asked == 1
+    clock[0] += 6
+    telling.progress(task(), {"current": 100})
+    assert len(caplog.records) == 1  # of all that were not told
+    clock[0] += 6
+    telling.progress(task(), {"current": 101})
+    status = store.find("1")
+    assert status is not None
+    assert status.meta == {"current": 101}
 
 
 def test_a_task_hears_of_its_time_limit_while_it_tells_how_far_it_is(
@@ -77,8 +94,10 @@ def test_a_task_hears_of_its_time_limit_while_it_tells_how_far_it_is(
     telling = told_to(Blinking(1, SoftTimeLimitExceeded()), monkeypatch)
     with pytest.raises(SoftTimeLimitExceeded):
         telling.progress(task(), {"current": 1})
-    # Once the work is over, nothing can stop it any more.
-    told_to(Blinking(1, SoftTimeLimitExceeded()), monkeypatch).succeeded(task(), 1, 42)
+    # Once the work is over, its message goes back: whoever has it next tells of its end.
+    with pytest.raises(Reject) as back:
+        told_to(Blinking(1, SoftTimeLimitExceeded()), monkeypatch).succeeded(task(), 1, 42)
+    assert back.value.requeue
 
 
 def test_the_first_dead_task_of_a_worker_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:

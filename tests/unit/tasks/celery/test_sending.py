@@ -18,6 +18,8 @@ from mainstay.errors import (
     NotConnected,
     Overloaded,
 )
+from mainstay.resources.sqlalchemy import Database
+from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app, sending
 from mainstay.tasks.celery.app import App
 from mainstay.tasks.celery.sending import publish
@@ -129,3 +131,16 @@ def test_options_that_nobody_would_understand_are_refused_at_once(
     with pytest.raises(Invalid, match=message):
         app.send_task("bill", **options)
     app.service.stop()
+
+
+def test_a_task_with_a_session_is_not_mapped() -> None:
+    app = create_celery_app(
+        Service(Settings(env="test", celery_broker_url="memory://"), Database())
+    )
+
+    @app.task(name="stores")
+    def stores(number: int, *, session: object) -> None: ...
+
+    for canvas in (stores.map([1]), stores.starmap([(1,)]), stores.chunks([(1,), (2,)], 1)):
+        with pytest.raises(Invalid, match="group"):
+            canvas.apply_async()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, jsonify, request
+from flask import Flask, Response, jsonify, request
 
 from mainstay import Settings
 from mainstay.http.flask import create_app
@@ -54,6 +55,17 @@ def slow() -> dict[str, int]:
 @app.post("/echo")
 def echo() -> Any:
     return jsonify(request.get_json())
+
+
+@app.get("/export")
+def export() -> Response:
+    def rows() -> Iterator[str]:
+        for row in range(1000):
+            if row == 500:
+                raise RuntimeError("the database went away")
+            yield f"row {row}\n" * 20
+
+    return Response(rows(), mimetype="text/csv")
 
 
 @app.get("/broken")

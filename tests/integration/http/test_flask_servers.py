@@ -137,6 +137,9 @@ def test_answers_are_the_same_on_every_server(server: Server) -> None:
         "no such method": 405,
         "broken": 500,
     }
+    # What breaks off is not taken for the whole.
+    with pytest.raises(httpx.RemoteProtocolError):
+        client.get("/export")
     assert client.get("/healthz").status_code == 200
     assert "app_requests_total" in client.get("/metrics").text
     line = eventually(lambda: [one for one in server.lines() if one.get("correlation_id") == "c1"])

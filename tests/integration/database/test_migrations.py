@@ -151,11 +151,122 @@ def test_a_model_without_its_migration_is_found_and_a_migration_written(
     assert "lines" in tables(address)
 
 
+EMPTY = "sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True))"
+COLOURS = "class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n"
+POSTGRESQL_ONLY = ("arrays",)
+ROUND_TRIPS: dict[str, list[str]] = {
+    "SQLModel": [
+        """
+class Base(SQLModel, registry=registry(metadata=metadata)):
+    pass
+
+class Line(Base, table=True):
+    id: uuid.UUID = Field(primary_key=True)
+    name: str
+    code: str | None = Field(default=None, max_length=20, index=True)
+    created_at: datetime.datetime
+    day: datetime.date
+    lasts: datetime.timedelta
+    price: decimal.Decimal = Field(max_digits=10, decimal_places=2)
+    colour: Colour
+    data: dict[str, object] = Field(sa_type=sa.JSON)
+    is_open: bool
+"""
+    ],
+    "types that convert values": [
+        """
+class Upper(sa.TypeDecorator[str]):
+    impl = sa.String
+
+class Guid(sa.TypeDecorator[str]):
+    impl = sa.CHAR
+
+    def load_dialect_impl(self, dialect):
+        kind = postgresql.UUID() if dialect.name == "postgresql" else sa.CHAR(36)
+        return dialect.type_descriptor(kind)
+
+class Tags(sa.TypeDecorator[object]):
+    impl = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+
+class Serial(sa.types.UserDefinedType[str]):
+    def get_col_spec(self, **_):
+        return "varchar(7)"
+
+sa.Table("lines", metadata, sa.Column("id", Guid, primary_key=True), sa.Column("a", Upper(12)),
+         sa.Column("tags", Tags), sa.Column("serial", Serial), sa.Column("lasts", sa.Interval))
+"""
+    ],
+    "an enum that several tables have, and that grows": [
+        "sa.Table('a', metadata, sa.Column('id', sa.Integer, primary_key=True))",
+        """
+kind = sa.Enum("50%", "a :b", "it's", name="Kind")
+sa.Table("a", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("kind", kind))
+sa.Table("b", metadata, sa.Column("kind", kind))
+""",
+        """
+kind = sa.Enum("50%", "a :b", "it's", "a fourth", name="Kind")
+sa.Table("a", metadata, sa.Column("id", sa.Integer, primary_key=True), sa.Column("kind", kind))
+sa.Table("b", metadata, sa.Column("kind", kind))
+sa.Table("c", metadata, sa.Column("kind", kind))
+""",
+    ],
+    "a schema": [
+        """
+metadata.schema = "shop"
+sa.Table("a", metadata, sa.Column("id", sa.Integer, primary_key=True),
+         sa.Column("kind", sa.Enum(Colour, name="kind", schema="shop")))
+sa.Table("b", metadata, sa.Column("a", sa.ForeignKey("shop.a.id")))
+"""
+    ],
+    "JSON": [
+        """
+sa.Table("a", metadata, sa.Column("plain", sa.JSON),
+         sa.Column("binary", sa.JSON().with_variant(postgresql.JSONB(), "postgresql")))
+"""
+    ],
+    "arrays": [
+        """
+sa.Table("a", metadata, sa.Column("tags", sa.ARRAY(sa.String(10))),
+         sa.Column("grid", postgresql.ARRAY(sa.Integer, dimensions=2)),
+         sa.Column("kinds", sa.ARRAY(sa.Enum(Colour, name="kind"))),
+         sa.Column("ip", postgresql.INET), sa.Column("more", postgresql.JSONB))
+"""
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", ROUND_TRIPS)
+def test_a_generated_migration_makes_what_the_models_say(
+    address: str, folder: Folder, kind: str
+) -> None:
+    if kind in POSTGRESQL_ONLY and not address.startswith("postgresql"):
+        pytest.skip("only PostgreSQL has these")
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    for models in ROUND_TRIPS[kind]:
+        folder.models(
+            "import datetime, decimal, enum, uuid",
+            "from sqlalchemy.dialects import postgresql",
+            "from sqlalchemy.orm import registry",
+            "from sqlmodel import Field, SQLModel",
+            EMPTY,
+            COLOURS,
+            models,
+        )
+        sys.modules.pop(f"{folder.package}.models", None)
+        assert migrate.check(address, folder.path) != []
+        migrate.revision(address, folder.path, "step", say=lambda line: None)
+        for to in ("-1", None):  # there, back and there again
+            migrate.upgrade(address, folder.path, say=lambda line: None)
+            assert migrate.check(address, folder.path) == []
+            if to is not None:
+                migrate.downgrade(address, folder.path, to, say=lambda line: None)
+
+
 def test_the_tables_of_celerys_results_are_none_of_the_services(
     address: str, folder: Folder
 ) -> None:
     migrate.upgrade(address, folder.path, say=lambda line: None)
-    engine = create_engine(address)
+    engine = create_engine(urls.sync_url(address))
     with engine.begin() as connection:
         for name in ("celery_taskmeta", "celery_tasksetmeta"):
             connection.execute(text(f"create table {name} (id integer)"))

@@ -17,17 +17,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from alembic import context
-from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, MetaData
 from sqlalchemy.engine import make_url
 from sqlalchemy.schema import BLANK_SCHEMA
 
 from mainstay.config import Settings, urls
 from mainstay.errors import Misconfigured
-from mainstay.resources.sqlalchemy import migrate, tables
+from mainstay.resources.sqlalchemy import migrate, rendering, tables
 from mainstay.resources.sqlalchemy.models import discover
 
 __all__ = ["run"]
@@ -86,7 +85,8 @@ def _migrate(connection: Connection, target_metadata: MetaData | Sequence[MetaDa
         target_metadata=every,
         include_schemas=bool(schemas - {None}),
         include_name=_only(schemas | {None}),
-        render_item=_render,
+        render_item=rendering.render,
+        process_revision_directives=rendering.add_schemas_and_enums,
         render_as_batch=sqlite,
         transactional_ddl=True,
         on_version_apply=context.config.attributes.get("on_version_apply"),
@@ -116,11 +116,3 @@ def _only(schemas: set[str | None]) -> Any:
         return kind != "table" or not (name or "").startswith(_OF_OTHERS)
 
     return include
-
-
-def _render(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
-    """Write SQLModel's text type as the plain one that it is: migrations then need no SQLModel."""
-    if kind == "type" and type(item).__module__.startswith("sqlmodel."):
-        length = getattr(item, "length", None)
-        return "sa.String()" if length is None else f"sa.String(length={length})"
-    return False

@@ -398,7 +398,7 @@ def _lines(differences: Iterable[Any]) -> Iterator[str]:
         if isinstance(each, list):
             yield from _lines(each)
             continue
-        verb = str(each[0]).replace("_", " ")
+        verb = "needs" if each[0] == "execute" else str(each[0]).replace("_", " ")
         yield f"{verb} {' '.join(_name(part) for part in each[1:] if _name(part))}".strip()
 
 

@@ -6,6 +6,9 @@ from typing import Annotated, assert_type
 
 from fastapi import Depends, FastAPI
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+from sqlmodel import Session as SQLModelSession
+from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelAsyncSession
 
 from mainstay import Principal, Service, Settings
 from mainstay.breakers import Breaker
@@ -26,6 +29,7 @@ from mainstay.http.fastapi import (
     require_role,
     work,
 )
+from mainstay.resources.sqlalchemy import Database
 
 service = Service(Settings)
 app = create_app(service, title="Orders", public=("/", "/auth/*"), in_flight_limit=100)
@@ -65,6 +69,25 @@ async def delete(
     user: Annotated[Principal, Depends(get_current_user)],
 ) -> None:
     await w.rollback()
+
+
+@app.patch("/orders/{order_id}")
+async def correct(w: Annotated[Work[SQLModelAsyncSession], Depends(idempotent)]) -> None:
+    assert_type(w.session, SQLModelAsyncSession)
+
+
+def units_of_work() -> None:
+    """Sessions have the classes that the database is given, SQLAlchemy's by default."""
+    plain = Database()
+    given = Database(session_class=SQLModelSession, async_session_class=SQLModelAsyncSession)
+    assert_type(plain, Database[Session, AsyncSession])
+    assert_type(given, Database[SQLModelSession, SQLModelAsyncSession])
+    with plain.session() as session, given.session() as other:
+        assert_type(session, Session)
+        assert_type(other, SQLModelSession)
+    Service(Settings, given)
+    for_any: Database = given
+    assert_type(for_any.new_async_session(), AsyncSession)
 
 
 def ask() -> None:

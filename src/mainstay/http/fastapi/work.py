@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 from fastapi import Header
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
+from typing_extensions import TypeVar
 
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
@@ -40,18 +41,22 @@ if TYPE_CHECKING:
 __all__ = ["Work", "idempotent", "keyed", "replayed", "work"]
 
 T = TypeVar("T")
+A_co = TypeVar("A_co", bound="AsyncSession", default="AsyncSession", covariant=True)
 
 
-class Work(BaseWork):
-    """The unit of work of one request: ``w: Annotated[Work, Depends(work)]``."""
+class Work(BaseWork, Generic[A_co]):
+    """The unit of work of one request: ``w: Annotated[Work, Depends(work)]``.
+
+    ``Work[AsyncSession]`` names the class of the database's sessions for a type checker.
+    """
 
     def __init__(self, service: Service) -> None:
         super().__init__(service)
-        self._session: AsyncSession | None = None
+        self._session: A_co | None = None
         self._endings: set[asyncio.Future[Any]] = set()
 
     @property
-    def session(self) -> AsyncSession:
+    def session(self) -> A_co:
         """The session of this work. It takes a connection with its first statement.
 
         POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
@@ -61,12 +66,10 @@ class Work(BaseWork):
             Misconfigured: The service holds no database.
         """
         if self._session is None:
-            from sqlalchemy.ext.asyncio import AsyncSession
-
             from mainstay.resources.sqlalchemy import Database
 
-            database = self._service.resource(Database)
-            self._session = AsyncSession(database.async_engine, expire_on_commit=False)
+            made: Any = self._service.resource(Database).new_async_session()
+            self._session = made
             if self._is_answered:
                 self._only_read(self._session)
         return self._session

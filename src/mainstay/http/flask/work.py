@@ -7,9 +7,10 @@ client hears of, and an answer that says "done" is true. Nothing is opened until
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic
 
 from flask import Response, current_app, has_request_context, request
+from typing_extensions import TypeVar
 
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
@@ -36,16 +37,22 @@ if TYPE_CHECKING:
 __all__ = ["Work", "idempotent", "keyed", "replayed", "work"]
 
 
-class Work(BaseWork):
-    """The unit of work of one request; :func:`work` returns it."""
+S_co = TypeVar("S_co", bound="Session", default="Session", covariant=True)
+
+
+class Work(BaseWork, Generic[S_co]):
+    """The unit of work of one request; :func:`work` returns it.
+
+    ``Work[Session]`` names the class of the database's sessions for a type checker.
+    """
 
     def __init__(self, service: Service, *, entry: WsgiEntry | None = None) -> None:
         super().__init__(service)
         self._entry = entry
-        self._session: Session | None = None
+        self._session: S_co | None = None
 
     @property
-    def session(self) -> Session:
+    def session(self) -> S_co:
         """The session of this work. It takes a connection with its first statement.
 
         POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
@@ -55,12 +62,10 @@ class Work(BaseWork):
             Misconfigured: The service holds no database.
         """
         if self._session is None:
-            from sqlalchemy.orm import Session
-
             from mainstay.resources.sqlalchemy import Database
 
-            database = self._service.resource(Database)
-            self._session = Session(database.engine, expire_on_commit=False)
+            made: Any = self._service.resource(Database).new_session()
+            self._session = made
             if self._is_answered:
                 self._only_read(self._session)
         return self._session

@@ -8,12 +8,13 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Generic, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Generic, TypeVarTuple
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
+from typing_extensions import TypeVar
 
 from mainstay.config import urls
 from mainstay.errors import Unavailable
@@ -33,14 +34,25 @@ __all__ = ["Database", "SchemaBehind", "let_go"]
 E = TypeVar("E", Engine, AsyncEngine)
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
+S_co = TypeVar("S_co", bound=Session, default=Session, covariant=True)
+A_co = TypeVar("A_co", bound=AsyncSession, default=AsyncSession, covariant=True)
 
 
 class SchemaBehind(Unavailable):
     """The database lacks migrations that this code needs."""
 
 
-class Database(Resource):
+class Database(Resource, Generic[S_co, A_co]):
     """A PostgreSQL or SQLite database.
+
+    For a service whose tables are SQLModel models::
+
+        from sqlmodel import Session
+        from sqlmodel.ext.asyncio.session import AsyncSession
+
+        database = Database(
+            models="data.models", session_class=Session, async_session_class=AsyncSession
+        )
 
     Args:
         url: The database; `database_url` of the settings by default. Any driver may be named.
@@ -49,6 +61,9 @@ class Database(Resource):
             package is where the service's migrations are looked for.
         schema: What the tables name as their schema, where they do; SQLite, which has no schemas,
             has them without.
+        session_class: The class of sessions for blocking code, in requests and tasks too:
+            SQLAlchemy's or a subclass, such as SQLModel's.
+        async_session_class: Likewise for asyncio.
         statement_timeout_seconds: One statement, on the server.
         lock_timeout_seconds: Wait for a lock.
         idle_in_transaction_timeout_seconds: A transaction that sends nothing;
@@ -66,6 +81,8 @@ class Database(Resource):
         async_url: str | None = None,
         models: str | Sequence[str] = (),
         schema: str | None = None,
+        session_class: type[S_co] = Session,  # type: ignore[assignment]  # it is S_co's default
+        async_session_class: type[A_co] = AsyncSession,  # type: ignore[assignment]  # likewise
         statement_timeout_seconds: float = 10.0,
         lock_timeout_seconds: float = 2.0,
         idle_in_transaction_timeout_seconds: float | None = None,
@@ -74,6 +91,8 @@ class Database(Resource):
         self.models = (models,) if isinstance(models, str) else tuple(models)
         self.schema = schema
         self.optional = optional
+        self._session_class = session_class
+        self._async_session_class = async_session_class
         self._url = url
         self._async_url = async_url
         self._statement_timeout = statement_timeout_seconds
@@ -116,8 +135,16 @@ class Database(Resource):
         """The engine of the running event loop."""
         return self._async_views.whole
 
+    def new_session(self) -> S_co:
+        """Return a session that the caller commits and closes; :meth:`session` does both."""
+        return self._session_class(self._views.whole, expire_on_commit=False)
+
+    def new_async_session(self) -> A_co:
+        """As :meth:`new_session`, on this event loop."""
+        return self._async_session_class(self._async_views.whole, expire_on_commit=False)
+
     @contextmanager
-    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+    def session(self, *, read_only: bool = False) -> Iterator[S_co]:
         """Open a unit of work: committed at the end, rolled back on any error, always closed.
 
         It takes a connection with its first statement and none before. Objects stay readable
@@ -132,18 +159,18 @@ class Database(Resource):
         """
         views = self._views
         bind = views.reading if read_only else views.whole
-        with translated(), Session(bind, expire_on_commit=False) as session:
+        with translated(), self._session_class(bind, expire_on_commit=False) as session:
             yield session
             with translated(committing=True):
                 session.commit()
 
     @asynccontextmanager
-    async def asession(self, *, read_only: bool = False) -> AsyncIterator[AsyncSession]:
+    async def asession(self, *, read_only: bool = False) -> AsyncIterator[A_co]:
         """Open a unit of work on this event loop; else as :meth:`session`."""
         views = self._async_views
         bind = views.reading if read_only else views.whole
         with translated():
-            async with AsyncSession(bind, expire_on_commit=False) as session:
+            async with self._async_session_class(bind, expire_on_commit=False) as session:
                 yield session
                 with translated(committing=True):
                     await session.commit()

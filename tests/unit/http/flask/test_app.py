@@ -13,6 +13,7 @@ import pytest
 from flask import Blueprint, Flask, abort, g, got_request_exception, request
 from flask.testing import FlaskClient
 from pydantic import BaseModel
+from sqlmodel import Session
 from werkzeug.exceptions import InternalServerError
 
 from mainstay import Resource, Service, Settings
@@ -20,6 +21,7 @@ from mainstay.errors import Misconfigured
 from mainstay.http.flask import Page, Rows, Work, create_app, idempotent, operation, work
 from mainstay.http.flask.json import Json
 from mainstay.lifecycle import Phase
+from mainstay.resources.sqlalchemy import Database
 
 
 class Order(BaseModel):
@@ -530,3 +532,10 @@ def test_a_key_without_a_store_is_a_mistake_of_the_service(client: FlaskClient) 
 def test_work_that_needs_a_database_says_so(service: Service) -> None:
     with pytest.raises(Misconfigured, match="Database"):
         _ = Work(service).session
+
+
+def test_work_has_the_class_of_session_that_the_database_is_told(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    service = Service(Settings(env="test"), Database(url=url, session_class=Session))
+    assert isinstance(Work(service).session, Session)
+    service.stop()

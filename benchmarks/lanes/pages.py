@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from benchmarks.lanes.asked import answer_rounds
 from data import queries
-from data.models import Base, DataProcessingRecord
+from data.models import DataProcessingRecord, metadata
 from data.schemas import Record
 from mainstay.http.pages import DEFAULT_LIMIT, encode_cursor
 from mainstay.http.rows import Page, Rows
@@ -41,7 +41,7 @@ _RECORDS = text(
 def fill(rows: int) -> None:
     """Make *rows* records, one a second, and tell the planner of them."""
     database = Database(url=os.environ["BENCH_DATABASE"], statement_timeout_seconds=3_600.0)
-    Base.metadata.create_all(database.engine)
+    metadata.create_all(database.engine)
     with database.session() as session:
         session.execute(_RECORDS, {"began": _BEGAN, "rows": rows})
     with database.autocommit() as connection:

@@ -7,12 +7,14 @@ from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
 from fastapi import APIRouter, Depends, Query, Response
-from sqlalchemy import Select
+from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.sql.expression import SelectOfScalar
 
 from data import operations, queries
 from data.models import DataProcessingRecord, TaskLog
 from data.schemas import Log, Metrics, ProcessIn, ProcessOut, Record
 from data.service import calls, service
+from data.tasklog import alogged
 from data.worker import celery_app
 from data.worker import process as process_task
 from mainstay.errors import NotFound, RemoteFailure
@@ -24,15 +26,15 @@ API = f"/{settings.api_primary_path}"
 
 app = create_app(service, title="Data")
 router = APIRouter(prefix=API)
-KeyedWork = Annotated[Work, Depends(idempotent)]
-PlainWork = Annotated[Work, Depends(work)]
+KeyedWork = Annotated[Work[AsyncSession], Depends(idempotent)]
+PlainWork = Annotated[Work[AsyncSession], Depends(work)]
 Filter = Annotated[str | None, Query(max_length=255)]
 Shown = TypeVar("Shown", Record, Log)
 
 
 @app.get("/", tags=["service"])
 async def root() -> dict[str, Any]:
-    """Tell what this is, and where its parts are."""
+    """Return name, version and links."""
     return {
         "name": service.name,
         "version": settings.version,
@@ -43,12 +45,14 @@ async def root() -> dict[str, Any]:
 @router.post("/data/process", tags=["data"])
 async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
     """Process the payload now: a call to the data service's server."""
+    record_id = uuid4()
     try:
-        outcome = await w.call(settings.data_queue_name, body.model_dump())
+        async with alogged(str(record_id), "sync", body.description):
+            outcome = await w.call(settings.data_queue_name, body.model_dump())
     except RemoteFailure as error:
         outcome = operations.failure(error.type, error.detail)
     record = DataProcessingRecord(
-        id=uuid4(),
+        id=record_id,
         payload=body.payload,
         description=body.description,
         task_type="sync",
@@ -56,9 +60,9 @@ async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessO
         outcome=outcome,
     )
     w.session.add(record)
-    response.headers["X-Record-ID"] = str(record.id)
-    response.headers["Location"] = f"{API}/database/records/{record.id}"
-    return ProcessOut(task_id="-", task_status=record.task_status, outcome=outcome)
+    response.headers["X-Record-ID"] = str(record_id)
+    response.headers["Location"] = f"{API}/database/records/{record_id}"
+    return ProcessOut(task_id="-", task_status=queries.status_of(outcome), outcome=outcome)
 
 
 @router.post("/data/process-async", status_code=202, tags=["data"])
@@ -67,7 +71,6 @@ async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> Pr
     task_id = await w.send(process_task, body.payload, body.description)
     w.session.add(
         DataProcessingRecord(
-            id=uuid4(),
             task_id=task_id,
             payload=body.payload,
             description=body.description,
@@ -81,7 +84,7 @@ async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> Pr
 
 @router.get("/data/process-async/{task_id}", tags=["data"])
 async def task_status(task_id: str) -> ProcessOut:
-    """Tell how a task goes."""
+    """Return the status of a task, and its outcome when it has one."""
     status = await celery_app.astatus(task_id)
     if status is None:
         raise NotFound(f"no task was ever given the id {task_id!r}")
@@ -100,7 +103,7 @@ async def records(page: Annotated[Page, Depends()], w: PlainWork) -> Rows[Record
 @router.get("/database/records/{task_id}", tags=["database"])
 async def record(task_id: str, w: PlainWork) -> Record:
     """Show one record, by its own id or by its task's."""
-    found = await w.session.scalar(queries.record(task_id))
+    found = (await w.session.exec(queries.record(task_id))).first()
     if found is None:
         raise NotFound(f"there is no record {task_id!r}")
     shown = Record.model_validate(found)
@@ -111,7 +114,7 @@ async def record(task_id: str, w: PlainWork) -> Record:
 @router.delete("/database/records/{task_id}", status_code=204, tags=["database"])
 async def delete_record(task_id: str, w: PlainWork) -> None:
     """Delete one record, by its own id or by its task's."""
-    if await w.session.scalar(queries.delete_record(task_id)) is None:
+    if not (await w.session.exec(queries.delete_record(task_id))).rowcount:
         raise NotFound(f"there is no record {task_id!r}")
 
 
@@ -122,13 +125,13 @@ async def logs(
     task_id: Filter = None,
     correlation_id: Filter = None,
 ) -> Rows[Log]:
-    """List the starts and ends of calls and tasks, newest first."""
+    """List the starts and ends of calls, newest first."""
     return await _rows(w, page, queries.logs(task_id, correlation_id), TaskLog, Log.model_validate)
 
 
 @router.get("/metrics", tags=["service"])
 async def metrics() -> Metrics:
-    """Tell how full the queue of calls is, and how the calls of the last minutes went."""
+    """Return the depth of the queue of calls, and the latency of the last minutes' calls."""
     depth = await calls.adepth(settings.data_queue_name)
     return Metrics.model_validate(
         {
@@ -140,7 +143,7 @@ async def metrics() -> Metrics:
 
 
 async def settle(records: list[Record]) -> None:
-    """Tell of tasks that died before they could write what became of them."""
+    """Fill in the outcome of tasks that failed before they could write it into their record."""
     waiting = {each.task_id: each for each in records if each.task_status == queries.PROCESSING}
     for task_id, status in (await celery_app.astatuses([*filter(None, waiting)])).items():
         record = waiting[task_id]
@@ -149,7 +152,7 @@ async def settle(records: list[Record]) -> None:
 
 
 def outcome_of(status: TaskStatus) -> dict[str, Any] | None:
-    """Return what came out of a task; ``None`` while it goes on."""
+    """Return the outcome of a task; ``None`` while it is not finished."""
     if not status.state.is_final:
         return None
     if status.state is State.SUCCESS and status.error is None:
@@ -160,17 +163,17 @@ def outcome_of(status: TaskStatus) -> dict[str, Any] | None:
 
 
 async def _rows(
-    w: Work,
+    w: Work[AsyncSession],
     page: Page,
-    statement: Select[queries.Row],
+    statement: SelectOfScalar[queries.Row],
     model: type[queries.Row],
     show: Callable[[queries.Row], Shown],
 ) -> Rows[Shown]:
     wanted = queries.newest(
         statement, model, limit=page.limit, offset=page.offset, position=page.position
     )
-    rows = (await w.session.scalars(wanted)).all()
-    total = await w.session.scalar(queries.total(statement)) if page.count else None
+    rows = (await w.session.exec(wanted)).all()
+    total = (await w.session.exec(queries.total(statement))).one() if page.count else None
     return page.rows(rows, lambda row: (row.created_at, row.id), show=show, total=total)
 
 

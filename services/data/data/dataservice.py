@@ -8,10 +8,9 @@ from pydantic import ValidationError
 
 from data import operations
 from data.schemas import ProcessIn
-from data.service import database, service
-from data.tasklog import log
+from data.service import service
 from mainstay.errors import FieldError, Invalid
-from mainstay.rpc import Call, run
+from mainstay.rpc import run
 
 
 class DataService:
@@ -31,20 +30,11 @@ class DataService:
         return operations.process(asked.payload, asked.description)
 
 
-def note(call: Call, status: str) -> None:
-    """Write a row of the task log, in a transaction of its own."""
-    description = call.data.get("description") if isinstance(call.data, dict) else None
-    with database.session() as session:
-        log(session, call.id, call.queue, "call", description, status)
-
-
 def main() -> int:
-    """Serve until told to stop; returns the exit code."""
+    """Serve until the process is stopped; return the exit code."""
     return run(
         service,
         queue=service.settings.data_queue_name,
         target=DataService(),
         concurrency=service.settings.rpc_concurrency,
-        on_start=lambda call: note(call, "started"),
-        on_end=note,
     )

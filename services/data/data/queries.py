@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
-from sqlalchemy import Insert, Select, Update, delete, func, insert, select, tuple_, update
-from sqlalchemy.sql.dml import ReturningDelete
+from sqlalchemy import ColumnElement, Delete, Update
+from sqlmodel import col, delete, func, or_, select, tuple_, update
+from sqlmodel.sql.expression import SelectOfScalar
 
 from data.models import DataProcessingRecord, TaskLog
 from data.schemas import Status
@@ -30,102 +31,80 @@ def status_of(outcome: dict[str, Any] | None) -> Status:
 
 
 def finish(task_id: str, outcome: dict[str, Any]) -> Update:
-    """Write what became of a task, unless that is known already."""
+    """Write the outcome of a task into its record, unless it has one."""
     return (
         update(DataProcessingRecord)
         .where(
-            DataProcessingRecord.task_id == task_id,
-            DataProcessingRecord.task_status == PROCESSING,
+            col(DataProcessingRecord.task_id) == task_id,
+            col(DataProcessingRecord.task_status) == PROCESSING,
         )
         .values(task_status=status_of(outcome), outcome=outcome)
     )
 
 
-def record(identity: str) -> Select[DataProcessingRecord]:
+def record(identity: str) -> SelectOfScalar[DataProcessingRecord]:
     """The record with that id or that task id."""
     return select(DataProcessingRecord).where(_is(identity))
 
 
-def delete_record(identity: str) -> ReturningDelete[UUID]:
-    """Delete the record with that id or that task id, and return its id."""
-    return delete(DataProcessingRecord).where(_is(identity)).returning(DataProcessingRecord.id)
+def delete_record(identity: str) -> Delete:
+    """Delete the record with that id or that task id."""
+    return delete(DataProcessingRecord).where(_is(identity))
 
 
-def records() -> Select[DataProcessingRecord]:
+def records() -> SelectOfScalar[DataProcessingRecord]:
     return select(DataProcessingRecord)
 
 
-def logs(task_id: str | None, correlation_id: str | None) -> Select[TaskLog]:
+def logs(task_id: str | None, correlation_id: str | None) -> SelectOfScalar[TaskLog]:
     """The logs of one task, of one outside request, or all."""
     statement = select(TaskLog)
     if task_id is not None:
-        statement = statement.where(TaskLog.task_id == task_id)
+        statement = statement.where(col(TaskLog.task_id) == task_id)
     if correlation_id is not None:
-        statement = statement.where(TaskLog.correlation_id == correlation_id)
+        statement = statement.where(col(TaskLog.correlation_id) == correlation_id)
     return statement
 
 
 def newest(
-    statement: Select[Row],
+    statement: SelectOfScalar[Row],
     model: type[Row],
     *,
     limit: int,
     offset: int,
     position: Sequence[Any] | None,
-) -> Select[Row]:
-    """One page, newest first, and one row more, which tells whether there is another page.
+) -> SelectOfScalar[Row]:
+    """One page, newest first, and one row more, which shows whether there is another page.
 
     Raises:
         Invalid: The position is none of this table.
     """
     if position is not None:
-        statement = statement.where(tuple_(model.created_at, model.id) < _position(position))
-    newest_first = statement.order_by(model.created_at.desc(), model.id.desc())
+        here = tuple_(col(model.created_at), col(model.id))
+        statement = statement.where(here < _position(position))
+    newest_first = statement.order_by(col(model.created_at).desc(), col(model.id).desc())
     return newest_first.limit(limit + 1).offset(offset)
 
 
-def total(statement: Select[Row]) -> Select[int]:
+def total(statement: SelectOfScalar[Row]) -> SelectOfScalar[int]:
     """How many rows there are in all."""
     return select(func.count()).select_from(statement.subquery())
 
 
-def log_entry(
-    *,
-    task_id: str,
-    correlation_id: str,
-    queue_name: str,
-    service_name: str,
-    task_type: str,
-    description: str | None,
-    status: str,
-) -> Insert:
-    """Write the start or the end of a call or task."""
-    return insert(TaskLog).values(
-        id=uuid4(),
-        task_id=task_id,
-        correlation_id=correlation_id,
-        queue_name=queue_name,
-        service_name=service_name,
-        task_type=task_type,
-        description=description,
-        status=status,
-        # Not the database's time, which stands still during a transaction: the start of a task
-        # comes before its end.
-        created_at=datetime.now(UTC),
-    )
-
-
-def _is(identity: str) -> Any:
+def _is(identity: str) -> ColumnElement[bool]:
     try:
         uuid = UUID(identity)
     except ValueError as error:
         raise NotFound(f"there is no record {identity!r}") from error
-    return (DataProcessingRecord.id == uuid) | (DataProcessingRecord.task_id == str(uuid))
+    return or_(col(DataProcessingRecord.id) == uuid, col(DataProcessingRecord.task_id) == str(uuid))
 
 
 def _position(position: Sequence[Any]) -> tuple[datetime, UUID]:
     try:
         created_at, id = position
-        return datetime.fromisoformat(created_at), UUID(id)
-    except (AttributeError, TypeError, ValueError) as error:
+        at = datetime.fromisoformat(created_at)
+        if at.utcoffset() is None:
+            raise ValueError("no row has a time without its zone")
+        return at.astimezone(UTC), UUID(id)
+    except (AttributeError, OverflowError, TypeError, ValueError) as error:
         raise not_a_cursor() from error

@@ -1,4 +1,4 @@
-"""What the data service can be told from outside."""
+"""The settings of the data service."""
 
 from pydantic import Field
 

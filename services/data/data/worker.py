@@ -1,28 +1,34 @@
-"""The worker: processes payloads that may take their time."""
+"""The worker: has payloads processed that may take their time."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy.orm import Session
+from sqlmodel import Session
 
 from data import operations, queries
-from data.service import database, service
-from data.tasklog import log
+from data.service import calls, service
+from data.tasklog import logged
+from mainstay.errors import RemoteFailure
 from mainstay.tasks.celery import Task, create_celery_app
 
 celery_app = create_celery_app(service)
 
 
-@celery_app.task(name="data.process", bind=True, once=True)
+# `fenced`, not `once`: no transaction is open while the server works. A call that finds no server,
+# or no answer in time, is a passing failure: the task is tried again.
+@celery_app.task(name="data.process", bind=True, fenced=True)
 def process(
     self: Task, payload: Any, description: str | None, *, session: Session
 ) -> dict[str, Any]:
-    """Process *payload*; its record and the end in its log are written together, or not at all."""
-    queue = self.request.delivery_info["routing_key"]
-    with database.session() as beginning:  # seen also when the rest is never written
-        log(beginning, self.request.id, queue, "task", description, "started")
-    outcome = operations.process(payload, description)
-    session.execute(queries.finish(self.request.id, outcome))
-    log(session, self.request.id, queue, "task", description, "done")
+    """Call the data service's server, as the API does, and write the outcome into the record."""
+    task_id = self.request.id
+    body = {"payload": payload, "description": description}
+    outcome: dict[str, Any]
+    try:
+        with logged(task_id, "async", description):
+            outcome = calls.call(service.settings.data_queue_name, body, id=task_id)
+    except RemoteFailure as error:
+        outcome = operations.failure(error.type, error.detail)
+    session.exec(queries.finish(task_id, outcome))
     return outcome

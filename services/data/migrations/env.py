@@ -1,7 +1,7 @@
 """Alembic asks here which tables the models define, and which database the settings name."""
 
-from data.models import Base
+from data.models import metadata
 from data.settings import Settings
 from mainstay.resources.sqlalchemy.alembic import run
 
-run(Settings, Base.metadata)
+run(Settings, metadata)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mainstay.http.pages import encode_cursor
 from tests.services.data.platform import API
 
 POSTS = [f"{API}/data/process", f"{API}/data/process-async"]
@@ -86,6 +87,11 @@ def test_a_body_that_does_not_fit_is_refused(client: httpx.Client, path: str, ki
         assert pointer in {error["pointer"] for error in problem["errors"]}, problem
 
 
+def cursor(created_at: str) -> str:
+    """Write a cursor as the service does, with a time that no row has."""
+    return encode_cursor([created_at, "00000000-0000-4000-8000-000000000000"])
+
+
 @pytest.mark.parametrize("path", [f"{API}/database/records", f"{API}/database/logs"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -101,6 +107,8 @@ def test_a_body_that_does_not_fit_is_refused(client: httpx.Client, path: str, ki
         ("cursor", "bm90IGEgY3Vyc29y"),
         ("cursor", "x" * 5_000),
         ("cursor", "WzEsMl0"),
+        ("cursor", cursor("2026-12-01T00:00:00")),
+        ("cursor", cursor("0001-01-01T00:00:00+14:00")),
         ("count", "perhaps"),
     ],
 )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 import redis
 
@@ -15,7 +18,7 @@ from mainstay import devfile
 from mainstay.testing.wait import eventually
 from tests.services.commands import do
 from tests.services.data.platform import API
-from tests.services.data.test_processing import finished
+from tests.services.data.test_processing import finished, logs_of
 from tests.services.platform import Platform, environment
 from tests.waiting import PATIENCE_SECONDS
 
@@ -121,53 +124,113 @@ def test_plain_celery_and_alembic_work_in_the_services_folder(
     do(folder, environment(), "alembic", "current")
 
 
-def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
-    embedded_platform: Platform, address: str
-) -> None:
-    worker = embedded_platform.pids("data.worker")
-    for pid in worker:
+@contextmanager
+def frozen(platform: Platform, process: str) -> Iterator[None]:
+    """Stop *process* as a debugger does, and let it go on."""
+    pids = platform.pids(process)
+    for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
-            body = {"payload": 1, "description": "square"}
-            task_id = client.post(f"{API}/data/process-async", json=body).json()["task_id"]
-            revoked = embedded_platform.run("tasks", "revoke", task_id)
-            assert revoked.returncode == 0, revoked.stderr
-            told = finished(client, task_id).json()
-            assert told["task_status"] == "Failure"
-            record = client.get(f"{API}/database/records/{task_id}").json()
-            assert (record["task_status"], record["outcome"]) == ("Failure", told["outcome"])
-            page = client.get(f"{API}/database/records", params={"limit": 500}).json()["items"]
-            assert record in page
+        yield
     finally:
-        for pid in worker:
+        for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
 
-def test_a_call_that_nobody_answers_is_a_504_and_without_a_server_a_503(
-    embedded_platform: Platform, address: str
-) -> None:
+@pytest.fixture
+def client(address: str) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=address, timeout=PATIENCE_SECONDS) as client:
+        yield client
 
-        def post(**headers: str) -> httpx.Response:
-            return client.post(f"{API}/data/process", json={"payload": 1}, headers=headers)
 
-        server = embedded_platform.pids("data.dataservice")
-        for pid in server:
-            os.kill(pid, signal.SIGSTOP)
-        try:
-            late = post(**{"X-Timeout-Seconds": "1"})
-            assert late.status_code == 504, late.text
-            assert late.headers["content-type"] == "application/problem+json"
+def test_a_task_that_is_called_off_has_failed_wherever_one_looks(
+    embedded_platform: Platform, client: httpx.Client
+) -> None:
+    with frozen(embedded_platform, "data.worker"):
+        body = {"payload": 1, "description": "square"}
+        task_id = client.post(f"{API}/data/process-async", json=body).json()["task_id"]
+        revoked = embedded_platform.run("tasks", "revoke", task_id)
+        assert revoked.returncode == 0, revoked.stderr
+        told = finished(client, task_id).json()
+        assert told["task_status"] == "Failure"
+        record = client.get(f"{API}/database/records/{task_id}").json()
+        assert (record["task_status"], record["outcome"]) == ("Failure", told["outcome"])
+        page = client.get(f"{API}/database/records", params={"limit": 500}).json()["items"]
+        assert record in page
 
-            def is_known_to_be_gone() -> httpx.Response:
-                answer = post(**{"X-Timeout-Seconds": "1"})
-                assert answer.status_code == 503
-                return answer
 
-            gone = eventually(is_known_to_be_gone)
-            assert int(gone.headers["retry-after"]) >= 1
-        finally:
-            for pid in server:
-                os.kill(pid, signal.SIGCONT)
-        assert eventually(lambda: post().status_code == 200)
+def post(client: httpx.Client, correlation_id: str) -> httpx.Response:
+    """Ask for a call that is given a second."""
+    return client.post(
+        f"{API}/data/process",
+        json={"payload": 1},
+        headers={"X-Timeout-Seconds": "1", "X-Correlation-ID": correlation_id},
+    )
+
+
+def statuses(client: httpx.Client, **wanted: str) -> list[str]:
+    return [row["status"] for row in logs_of(client, **wanted)]
+
+
+def is_known_to_be_gone(client: httpx.Client) -> httpx.Response:
+    answer = post(client, "gone")
+    assert answer.status_code == 503
+    return answer
+
+
+def test_a_call_that_nobody_answers_is_a_504_and_without_a_server_a_503(
+    embedded_platform: Platform, client: httpx.Client
+) -> None:
+    with frozen(embedded_platform, "data.dataservice"):
+        late = post(client, "late")
+        assert late.status_code == 504, late.text
+        assert late.headers["content-type"] == "application/problem+json"
+        assert statuses(client, correlation_id="late") == ["started", "expired"]
+
+        gone = eventually(lambda: is_known_to_be_gone(client))
+        assert int(gone.headers["retry-after"]) >= 1
+        assert statuses(client, correlation_id="gone")[-2:] == ["started", "retry"]
+    assert eventually(lambda: post(client, "back").status_code == 200)
+    assert statuses(client, correlation_id="back")[-2:] == ["started", "done"]
+
+
+def test_a_task_that_finds_no_server_waits_for_one(
+    embedded_platform: Platform, client: httpx.Client
+) -> None:
+    with frozen(embedded_platform, "data.dataservice"):
+        eventually(lambda: is_known_to_be_gone(client))
+        answer = client.post(f"{API}/data/process-async", json={"payload": "later"})
+        assert answer.status_code == 202, answer.text
+        task_id = answer.json()["task_id"]
+        assert eventually(lambda: "retry" in statuses(client, task_id=task_id))
+        for path in ("data/process-async", "database/records"):
+            told = client.get(f"{API}/{path}/{task_id}").json()
+            assert (told["task_status"], told["outcome"]) == ("Processing", None)
+    assert finished(client, task_id).json()["outcome"]["output"] == "processed: later"
+    assert statuses(client, task_id=task_id)[-2:] == ["started", "done"]
+
+
+def test_a_worker_that_dies_between_its_call_and_the_row_leaves_one_row(
+    embedded_platform: Platform, client: httpx.Client
+) -> None:
+    told = devfile.find(embedded_platform.folder, "data")
+    with psycopg.connect(told["DATABASE_URL"]) as other:
+        with frozen(embedded_platform, "data.dataservice"):
+            body = {"payload": 3, "description": "square"}
+            task_id = client.post(f"{API}/data/process-async", json=body).json()["task_id"]
+            # Every other writer of the record now waits.
+            other.execute(
+                "select 1 from data_processing_records where task_id = %s for update", [task_id]
+            )
+        assert eventually(lambda: "done" in statuses(client, task_id=task_id))
+        for pid in embedded_platform.pids("data.worker"):
+            os.kill(pid, signal.SIGKILL)
+        record = client.get(f"{API}/database/records/{task_id}").json()
+        assert (record["task_status"], record["outcome"]) == ("Processing", None)
+        others = client.get(f"{API}/database/records?count=true").json()["total"]
+    outcome = finished(client, task_id).json()["outcome"]
+    assert outcome["output"] == 9
+    record = client.get(f"{API}/database/records/{task_id}").json()
+    assert (record["task_status"], record["outcome"]) == ("Success", outcome)
+    assert client.get(f"{API}/database/records?count=true").json()["total"] == others
+    assert statuses(client, task_id=task_id).count("done") >= 2

@@ -35,6 +35,8 @@ def test_one_correlation_id_and_one_trace_go_through_api_call_and_task(
         return {fields["logger"] for fields in lines} >= LOGGERS
 
     assert eventually(processes)
+    # The worker calls the server as the API does.
+    assert len(platform.lines(correlation_id=correlation_id, event="call")) == 2
 
     def names() -> bool:
         spans = [span for span in telemetry.spans if span.trace_id.hex() == trace_id]
@@ -58,7 +60,10 @@ def test_every_process_measures_what_it_did(platform: Platform, client: httpx.Cl
             'app_requests_total{method="POST",route="/api/v1/data/process",status="200"}',
             'mainstay_call_duration_seconds_count{outcome="done",queue="data_queue",side="client"}',
         ],
-        1: ['mainstay_task_duration_seconds_count{name="data.process",outcome="done"}'],
+        1: [
+            'mainstay_task_duration_seconds_count{name="data.process",outcome="done"}',
+            'mainstay_call_duration_seconds_count{outcome="done",queue="data_queue",side="client"}',
+        ],
         2: [
             'mainstay_call_duration_seconds_count{outcome="done",queue="data_queue",side="server"}'
         ],

@@ -66,6 +66,8 @@ def dotenv_example(settings: type[Settings]) -> str:
         lines.append(f"#{first}={default if is_literal else ''}")
         for group in fields.groups(field):
             lines += _comment("Or its parts; what is left out takes the default here.")
+            for alias in group.passwords[1:]:
+                lines += _comment(f"The password is also read from {alias}.")
             lines += [f"#{variable}={value}" for variable, value in group.defaults]
     return "\n".join(lines) + "\n"
 
@@ -97,7 +99,8 @@ def reference(settings: type[Settings]) -> str:
         variables = fields.names(name, field, fields.PREFIX)
         ways = ", ".join(f"`{variable}`" for variable in variables)
         for group in fields.groups(field):
-            ways += ", or the parts " + ", ".join(f"`{part}`" for part in group.variables)
+            parts = (" or ".join(f"`{each}`" for each in names) for names in group.parts)
+            ways += f", or the parts {', '.join(parts)}"
         default = fields.default_text(name, field)
         if default and fields.has_literal_default(field):
             default = f"`{default}`"

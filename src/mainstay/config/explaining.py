@@ -42,7 +42,7 @@ def missing(settings: type[Settings], name: str) -> Problem:
     """Return the problem of a setting that is needed and that nothing names."""
     field = settings.model_fields[name]
     ways = [" or ".join(settings.variables(name))]
-    ways += [f"the parts {', '.join(group.variables)}" for group in fields.groups(field)]
+    ways += [f"the parts {group.text}" for group in fields.groups(field)]
     if name in _BROUGHT_BY_DEV:
         ways.append("start with `mainstay dev`, which brings its own")
     accepted = fields.accepts(field)

@@ -49,7 +49,8 @@ class Group:
 
     Args:
         scheme: What the URL begins with.
-        host, port, user, password, path: The variables' names.
+        host, port, user, password, path: The variables' names. One that ends in ``_PASS`` or
+            ``_PASSWORD`` is understood with either ending.
         default_port, default_user, default_password: The server's usual ones.
     """
 
@@ -64,8 +65,28 @@ class Group:
     default_password: str = ""
 
     @property
+    def passwords(self) -> tuple[str, ...]:
+        """The password's variable, and the same with the other usual ending."""
+        if self.password.endswith("_PASS"):
+            return self.password, f"{self.password}WORD"
+        if self.password.endswith("_PASSWORD"):
+            return self.password, self.password.removesuffix("WORD")
+        return (self.password,)
+
+    @property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """The variables of each part, in the order of the arguments."""
+        every = ((self.host,), (self.port,), (self.user,), self.passwords, (self.path,))
+        return tuple(names for names in every if names[0])
+
+    @property
     def variables(self) -> tuple[str, ...]:
-        return tuple(variable for variable, _ in self.defaults)
+        return tuple(variable for names in self.parts for variable in names)
+
+    @property
+    def text(self) -> str:
+        """The variables in words: ``DATABASE_HOST, …, DATABASE_PASS or DATABASE_PASSWORD``."""
+        return ", ".join(" or ".join(names) for names in self.parts)
 
     @property
     def defaults(self) -> tuple[tuple[str, str], ...]:

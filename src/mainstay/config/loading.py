@@ -92,6 +92,7 @@ class _Reader:
         host = part(group.host, "localhost").strip()
         port = part(group.port, str(group.default_port)).strip()
         user = part(group.user, group.default_user)
+        password = next((parts[each] for each in group.passwords if parts[each]), None)
         wrong = []
         if not _is_host(host):
             wrong.append((group.host, "a host's name or address, without scheme and port"))
@@ -103,14 +104,14 @@ class _Reader:
             self._problems.append(
                 Problem(name, f"{place}: not accepted; accepted is {accepted}", frozenset({name}))
             )
-        if wrong:
+        if self._disagree(name, group, parts) or wrong:
             return None
         url = urls.join(
             group.scheme,
             host,
             int(port),
             user,
-            part(group.password, group.default_password),
+            group.default_password if password is None else str(password.value),
             # libpq's rule: a database that is not named is called like its user
             part(group.path, user) if group.path else "",
         )
@@ -119,6 +120,16 @@ class _Reader:
             ", ".join(dict.fromkeys(found.origin for found in named)),
             ", ".join(dict.fromkeys(found.place for found in named)),
         )
+
+    def _disagree(self, name: str, group: Group, parts: Mapping[str, Found | None]) -> bool:
+        """Note where the two names of a password give different ones: neither is the better."""
+        given = {each: found for each in group.passwords if (found := parts[each]) is not None}
+        if len({str(found.value) for found in given.values()}) < 2:
+            return False
+        places = " and ".join(f"{each} ({found.origin})" for each, found in given.items())
+        message = f"{places} are one setting and give different passwords: leave one of them out"
+        self._problems.append(Problem(name, message, frozenset({name})))
+        return True
 
     def _part(self, variable: str) -> Found | None:
         asked = (source.find("", (variable,)) for source in self.sources)

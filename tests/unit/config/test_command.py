@@ -120,7 +120,7 @@ def test_json_has_every_service_and_typed_values(
     }
     assert settings_of(result, "orders")["redis_url"]["value"] is None
     assert settings_of(result, "orders")["rabbitmq_url"]["parts"] == [
-        ["RABBITMQ_HOST", "RABBITMQ_PORT", "RABBITMQ_USER", "RABBITMQ_PASSWORD"]
+        "RABBITMQ_HOST RABBITMQ_PORT RABBITMQ_USER RABBITMQ_PASSWORD RABBITMQ_PASS".split()
     ]
 
 

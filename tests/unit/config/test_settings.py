@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import new_class
 from typing import Annotated, Any, Self
 
@@ -375,6 +376,46 @@ class TestServers:
         )
         assert settings.celery_result_backend == ("db+postgresql+psycopg://u:p%40w@pg:5433/results")
 
+    @pytest.mark.parametrize(
+        ("setting", "password"),
+        [
+            ("celery_result_backend", "RESULT_BACKEND_PASS"),
+            ("celery_result_backend", "RESULT_BACKEND_PASSWORD"),
+            ("database_url", "DATABASE_PASS"),
+            ("database_url", "DATABASE_PASSWORD"),
+            ("database_url", "POSTGRES_PASS"),
+            ("database_url", "POSTGRES_PASSWORD"),
+            ("rabbitmq_url", "RABBITMQ_PASS"),
+            ("rabbitmq_url", "RABBITMQ_PASSWORD"),
+        ],
+    )
+    def test_a_password_has_two_names(self, load: Any, setting: str, password: str) -> None:
+        prefix = password.rpartition("_")[0]
+        user, other = f"{prefix}_USER", f"{prefix}_PASSWORD"
+        for given in ({password: "p@w"}, {password: "p@w", other: "p@w"}):
+            url = getattr(load({user: "u", **given}), setting)
+            assert "://u:p%40w@localhost:" in url
+
+    def test_two_passwords_under_the_two_names_are_refused(self, load: Any) -> None:
+        names = ("RESULT_BACKEND_PASS", "RESULT_BACKEND_PASSWORD")
+        for unlike in (names, names[::-1], ("DATABASE_PASS", "DATABASE_PASSWORD")):
+            with pytest.raises(Misconfigured) as refused:
+                load({unlike[0]: "canary-one", unlike[1]: "canary-two"})
+            for name in unlike:
+                assert f"{name} (environment {name})" in str(refused.value)
+            assert "leave one of them out" in str(refused.value)
+            assert "canary" not in str(refused.value)
+
+    def test_the_second_name_of_a_password_may_be_that_of_a_file(
+        self, load: Any, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "of-the-results"
+        file.write_text("from a file\n")
+        environ = {"RESULT_BACKEND_URL": "pg", "RESULT_BACKEND_PASS_FILE": str(file)}
+        assert ":from%20a%20file@pg:" in load(environ).celery_result_backend
+        with pytest.raises(Misconfigured, match=r"RESULT_BACKEND_PASS \(secret file "):
+            load(environ | {"RESULT_BACKEND_PASSWORD": "another"})
+
     def test_nothing_is_named_by_default(self) -> None:
         settings = Settings()
         for name in ("database_url", "async_database_url", "redis_url", "rabbitmq_url"):
@@ -402,7 +443,7 @@ class TestNeed:
             "bad configuration: rabbitmq_url: it is needed here and nothing names it (accepted is "
             "amqp://, amqps://, redis://, rediss:// or memory://): set APP_RABBITMQ_URL or "
             "RABBITMQ_URL, or the parts RABBITMQ_HOST, RABBITMQ_PORT, RABBITMQ_USER, "
-            "RABBITMQ_PASSWORD, or start with `mainstay dev`, which brings its own"
+            "RABBITMQ_PASSWORD or RABBITMQ_PASS, or start with `mainstay dev`, which brings its own"
         )
 
     def test_a_missing_secret_names_its_variables(self) -> None:

@@ -223,3 +223,13 @@ def test_loopback_is_told_from_the_rest(url: str, loopback: bool) -> None:
 def test_a_group_knows_its_variables() -> None:
     group = Group("amqp", host="H", port="P", user="U", password="W", default_port=5672)
     assert group.variables == ("H", "P", "U", "W")
+    assert group.text == "H, P, U, W"
+
+
+@pytest.mark.parametrize("password", ["SHOP_PASS", "SHOP_PASSWORD"])
+def test_a_group_of_a_service_knows_both_names_of_its_password(password: str) -> None:
+    group = Group("amqp", host="H", port="P", user="U", password=password, default_port=5672)
+    assert set(group.passwords) == {"SHOP_PASS", "SHOP_PASSWORD"}
+    assert group.passwords[0] == password
+    assert group.variables == ("H", "P", "U", *group.passwords)
+    assert group.text == f"H, P, U, {' or '.join(group.passwords)}"

@@ -54,8 +54,8 @@ def create_app(
     It is a plain ``Flask``: blueprints, error handlers, hooks, templates and extensions are added
     as usual, and stand inside of the stations; so does what is put around its ``wsgi_app``.
 
-    Where the application's package has a module ``route.api`` with a function
-    ``register_blueprints(app)``, that is called.
+    Where `route/api.py` lies beside the module that calls, in its package or as a module of the
+    top level, its function ``register_blueprints(app)`` is called.
 
     Args:
         service: The service, or its settings alone, or their class. Settings alone that name a
@@ -113,7 +113,7 @@ def create_app(
     )
     app.stations = wsgi.Edge(partial(Flask.__call__, app), service, rules, process=process)
     commands.install(app, service)
-    discovery.register_blueprints(app)
+    discovery.register_blueprints(app, service.logs)
     return app
 
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -28,6 +29,7 @@ from amqp import PreconditionFailed
 from celery.app import backends
 from celery.app.amqp import AMQP
 from celery.exceptions import Reject
+from celery.signals import import_modules
 from celery.utils import uuid
 from kombu.transport.native_delayed_delivery import (
     bind_queue_to_native_delayed_delivery_exchange,
@@ -216,6 +218,7 @@ class App(celery.Celery):
         self.worker = WorkerSide(self)
         if modules:
             packages = list(modules)
+            import_modules.connect(partial(_warn_of_missing, packages), sender=self, weak=False)
             self.autodiscover_tasks(packages, related_name="tasks")
             self.autodiscover_tasks(packages, related_name=None)
 
@@ -557,6 +560,23 @@ class App(celery.Celery):
                 raise
             sys.stderr.write(f"{error}\n")
             raise SystemExit(Misconfigured.exit_code) from error
+
+
+def _warn_of_missing(packages: Sequence[str], *, sender: App, **_: object) -> None:
+    """Warn of modules that do not exist: Celery skips them without a message."""
+    for name in packages:
+        try:
+            is_there = find_spec(name) is not None
+        except ModuleNotFoundError:
+            is_there = False
+        if not is_there:
+            sender.service.logs.write(
+                "warning",
+                "mainstay.tasks",
+                f"autodiscover_paths names {name!r}, and there is no such module: tasks of it are "
+                "unknown here",
+                event="convention_not_found",
+            )
 
 
 def _outbox_of(service: Service) -> Outbox | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from mainstay.http.flask import Page, Rows, Work, create_app, idempotent, operat
 from mainstay.http.flask.json import Json
 from mainstay.lifecycle import Phase
 from mainstay.resources.sqlalchemy import Database
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Order(BaseModel):
@@ -487,20 +490,114 @@ def made(package: Path, **given: Any) -> Flask:
     return app
 
 
+ROUTES = (
+    "def register_blueprints(app):\n"
+    "    @app.get('/found')\n"
+    "    def found():\n"
+    "        return {'found': True}\n"
+)
+
+
+def add_routes(folder: Path, routes: str = ROUTES) -> None:
+    (folder / "route").mkdir()
+    (folder / "route" / "__init__.py").touch()
+    (folder / "route" / "api.py").write_text(routes)
+
+
 def test_blueprints_are_found_beside_the_application(package: Path) -> None:
-    (package / "route").mkdir()
-    (package / "route" / "__init__.py").touch()
-    (package / "route" / "api.py").write_text(
-        "def register_blueprints(app):\n"
-        "    @app.get('/found')\n"
-        "    def found():\n"
-        "        return {'found': True}\n"
-    )
+    add_routes(package)
     assert made(package).test_client().get("/found").json == {"found": True}
 
 
-def test_a_package_without_routes_is_one_too(package: Path) -> None:
+@pytest.mark.parametrize("others", [None, "route.py", "route/schemas.py"])
+def test_a_package_without_routes_is_one_too(
+    package: Path, others: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if others is not None:
+        (package / others).parent.mkdir(exist_ok=True)
+        (package / others).touch()
     assert made(package).test_client().get("/found").status_code == 404
+    assert "convention_not_found" not in capfd.readouterr().out
+
+
+def test_routes_that_register_nothing_are_told(
+    package: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    add_routes(package, "def register_blueprint(app): ...\n")
+    assert made(package).test_client().get("/found").status_code == 404
+    told = capfd.readouterr().out
+    assert "shop.route.api has no function register_blueprints(app): write one" in told
+
+
+APPLICATION = (
+    "from mainstay import Settings\n"
+    "from mainstay.http.flask import create_app\n"
+    "app = create_app(Settings(env='test', model_discovery_paths=['model'], {more}))\n"
+    "if __name__ == '__main__':\n"
+    "    print(app.url_map)\n"
+)
+
+
+@pytest.fixture
+def top_level(tmp_path: Path) -> Path:
+    """A folder whose modules are in no package."""
+    folder = tmp_path / "src"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "rows.py").write_text("print('models')\n")
+    add_routes(folder)
+    application = APPLICATION.format(more=f"database_url='sqlite:///{tmp_path}/shop.db'")
+    for name in ("app.py", "wsgi.py"):
+        (folder / name).write_text(application)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("place", "command"),
+    [
+        ("src", "-m flask --app app routes"),
+        ("src", "-m app"),
+        (".", "src/wsgi.py"),
+        (".", "-m flask --app src/wsgi.py routes"),
+    ],
+)
+def test_modules_of_the_top_level_have_the_same_convention(
+    top_level: Path, place: str, command: str
+) -> None:
+    told = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=top_level.parent / place,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr
+    assert "/found" in told.stdout
+    assert "models" in told.stdout
+    assert "convention_not_found" not in told.stdout
+
+
+def test_routes_that_python_does_not_find_are_told(
+    top_level: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    app = top_level / "app.py"
+    app.write_text(APPLICATION.format(more="").replace("model_discovery_paths=['model'], ", ""))
+    namesake = top_level.parent / "installed"
+    namesake.mkdir()
+    add_routes(namesake)
+    for path in (None, namesake):
+        if path is not None:
+            monkeypatch.syspath_prepend(str(path))
+        spec = importlib.util.spec_from_file_location("shop_without_package", app)
+        assert spec is not None
+        assert spec.loader is not None
+        module: Any = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        assert "/found" not in str(module.app.url_map)
+        told = capfd.readouterr().out
+        assert f"{top_level}/route/api.py is not what Python imports as route.api" in told
+        assert f"have {top_level} first on its path" in told
 
 
 def test_models_are_found_where_the_settings_say(package: Path, tmp_path: Path) -> None:

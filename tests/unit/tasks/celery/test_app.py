@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,3 +41,23 @@ def test_what_is_configured_by_hand_wins_and_the_rest_stays() -> None:
     assert (app.conf.broker_url, app.conf.worker_prefetch_multiplier) == ("memory://", 3)
     app.config_from_object({"worker_max_tasks_per_child": 7})
     assert (app.conf.broker_url, app.conf.worker_max_tasks_per_child) == ("memory://", 7)
+
+
+def test_modules_of_tasks_that_are_not_there_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "jobs_of_a_test").mkdir()
+    (tmp_path / "jobs_of_a_test" / "__init__.py").touch()
+    (tmp_path / "jobs_of_a_test" / "tasks.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = create_celery_app(
+        Settings(env="test", celery_broker_url="memory://"),
+        autodiscover_paths=["jobs_of_a_test", "jobs_of_a_test.taks"],
+    )
+    app.loader.import_default_modules()
+    told = capfd.readouterr().out
+    assert told.count("convention_not_found") == 1
+    assert "autodiscover_paths names 'jobs_of_a_test.taks', and there is no such module" in told
+    assert "jobs_of_a_test.tasks" in sys.modules
+    for name in [name for name in sys.modules if name.startswith("jobs_of_a_test")]:
+        del sys.modules[name]

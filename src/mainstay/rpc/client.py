@@ -18,7 +18,7 @@ from typing import Any
 from mainstay import context as contexts
 from mainstay import forks
 from mainstay.context import TIMEOUT_SECONDS, Context
-from mainstay.errors import DeadlineExceeded, MainstayError
+from mainstay.errors import DeadlineExceeded, Invalid, MainstayError
 from mainstay.pipeline import outcome_of
 from mainstay.rpc import rooms, wire
 from mainstay.rpc.depths import Depths
@@ -94,8 +94,8 @@ class Calls(Resource):
             data: What JSON can hold, or a Pydantic model; within `body_limit_bytes`.
             function: Which function, where the server offers more than one.
             timeout_seconds: When to stop waiting; `rpc_timeout_seconds` by default, and never
-                later than the deadline of the work at hand. A request that still waits in its
-                queue then is not done at all.
+                later than the deadline of the work at hand, and within a year. A request that
+                still waits in its queue then is not done at all.
             id: The call's own, by which a server can tell that it is the same call, tried again.
 
         Raises:
@@ -104,10 +104,11 @@ class Calls(Resource):
             Overloaded: The queue takes no more: nothing is done.
             NotConnected: The broker cannot be reached: nothing was sent.
             Disconnected: The connection broke before the answer: it may be done or not.
-            TooLarge, Invalid: The data cannot be sent.
+            TooLarge, Invalid: The data, or another argument, cannot be sent.
             RemoteFailure: The function failed; has the type and the detail.
             Refuse, Retry: The server said so, with the same class.
         """
+        wire.check_names(queue, function, id)
         name = _span_name(queue, function)
         with self.service.traces.client(name, attributes=_facts(queue)) as context:
             started = time.perf_counter()
@@ -133,6 +134,7 @@ class Calls(Resource):
         id: str | None = None,
     ) -> Any:
         """As :meth:`call`, without stopping the event loop. Cancelling it forgets the answer."""
+        wire.check_names(queue, function, id)
         name = _span_name(queue, function)
         with self.service.traces.client(name, attributes=_facts(queue)) as context:
             started = time.perf_counter()
@@ -162,6 +164,11 @@ class Calls(Resource):
         """
         started = time.perf_counter()
         future: Future[Any] = Future()
+        try:
+            wire.check_names(queue, function, id)
+        except Invalid as error:
+            future.set_exception(error)
+            return future
 
         def done(body: bytes | None, error: MainstayError | None) -> None:
             try:
@@ -223,7 +230,9 @@ class Calls(Resource):
         id: str | None,
     ) -> Outgoing:
         settings = self._settings
-        timeout = settings.rpc_timeout_seconds if timeout_seconds is None else timeout_seconds
+        timeout = settings.rpc_timeout_seconds
+        if timeout_seconds is not None:
+            timeout = wire.checked_timeout(timeout_seconds)
         timeout = context.remaining_seconds(timeout)
         if timeout <= 0.0:
             raise DeadlineExceeded(

@@ -11,7 +11,6 @@ import itertools
 import os
 import random
 import select
-import struct
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -19,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from mainstay import context as contexts
 from mainstay.errors import (
@@ -45,6 +45,7 @@ BACKOFF_SECONDS = (0.05, 1.0)
 
 Note = Callable[[str, str], object]
 Done = Callable[[bytes | None, MainstayError | None], None]
+T = TypeVar("T")
 
 
 @dataclass(slots=True, eq=False)
@@ -196,17 +197,18 @@ class Line(ABC):
                 call.sent_at = now
                 yield call
 
-    def _send_all(self, send: Callable[[Outgoing], object]) -> None:
-        """Give every unsent call to *send*; one that has no form on this wire fails alone."""
-        for call in self._unsent():
-            self._send_one(call, send)
-
-    def _send_one(self, call: Outgoing, send: Callable[[Outgoing], object]) -> None:
+    def _encoded(self, call: Outgoing, encode: Callable[[Outgoing], T]) -> T | None:
+        """Return *call* in the form of this wire; ``None`` for one that has none: it has failed,
+        and no other.
+        """
         try:
-            send(call)
-        except (ValueError, TypeError, struct.error) as error:
-            what = f"the queue, the function or the id of a call cannot be sent: {error}"
+            return encode(call)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the connection is not at fault
+            what = (
+                f"the queue, the function, the id or the headers of a call cannot be sent: {error}"
+            )
             self._refused(call.wire_id, Invalid(what))
+            return None
 
     def _waited_for(self) -> set[str]:
         """Return the queues that have not answered some call for a while."""

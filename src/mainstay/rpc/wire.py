@@ -13,6 +13,7 @@ author's own exceptions included, as `RemoteFailure` with the name of its class.
 from __future__ import annotations
 
 import math
+from numbers import Real
 from typing import Any, Final
 
 import orjson
@@ -38,7 +39,10 @@ __all__ = [
     "ANSWER_FACTOR",
     "DEPTH_LIMIT",
     "FUNCTION",
+    "TIMEOUT_LIMIT_SECONDS",
     "Unreadable",
+    "check_names",
+    "checked_timeout",
     "decode_answer",
     "decode_request",
     "encode_error",
@@ -53,6 +57,9 @@ FUNCTION: Final = "x-function"
 DEPTH_LIMIT: Final = 64
 """Deeper JSON has no use that we know, and has stopped more than one server."""
 
+TIMEOUT_LIMIT_SECONDS: Final = 31_536_000.0
+"""What the setting may be at most, too; RabbitMQ closes the channel that is sent over ten years."""
+
 ANSWER_FACTOR: Final = 4
 """An answer may be this many times the limit of a request: many hold what was asked, and more."""
 
@@ -63,6 +70,41 @@ class Unreadable(Malformed):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def check_names(queue: object, function: object, id: object) -> None:
+    """Check what names a call, which is in spans and metrics too; an id may be missing.
+
+    Raises:
+        Invalid: One is no text that can be sent, or the queue is empty.
+    """
+    for what, name in (("queue", queue), ("function", function), ("id", "" if id is None else id)):
+        if not isinstance(name, str):
+            raise Invalid(f"the {what} of a call must be text, not {type(name).__name__}")
+        if storable(name) != name:
+            raise Invalid(f"the {what} of a call cannot be sent: {storable(name)!r:.100}")
+    if not queue:
+        raise Invalid("the queue of a call must be named: it is empty")
+
+
+def checked_timeout(seconds: object) -> float:
+    """Return *seconds*, which a caller gave, as a number that every wire and every wait can hold.
+
+    Raises:
+        Invalid: It is no number, or larger than `TIMEOUT_LIMIT_SECONDS`.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, Real):
+        kind = type(seconds).__name__
+        raise Invalid(f"timeout_seconds must be a number of seconds, not {kind}")
+    try:
+        number = float(seconds)
+    except OverflowError:
+        number = math.inf
+    if not number <= TIMEOUT_LIMIT_SECONDS:  # nan among them
+        raise Invalid(
+            f"timeout_seconds must be at most {TIMEOUT_LIMIT_SECONDS:.0f} (a year), not {number:g}"
+        )
+    return number
 
 
 def encode_request(data: Any, *, limit_bytes: int) -> bytes:

@@ -376,6 +376,66 @@ def test_a_name_that_the_wire_cannot_carry_fails_alone(
     assert calls.call(queue, "still here") == "still here"
 
 
+BAD_ARGUMENTS: list[dict[str, Any]] = [
+    {"timeout_seconds": float("inf")},
+    {"timeout_seconds": float("nan")},
+    {"timeout_seconds": 1e9},
+    {"timeout_seconds": 10**400},
+    {"timeout_seconds": "5"},
+    {"timeout_seconds": True},
+    {"function": None},
+    {"function": b"charge"},
+    {"function": "\ud800"},
+    {"id": 5},
+    {"id": ["x"]},
+    {"queue": None},
+    {"queue": ["q"]},
+    {"queue": ""},
+    {"queue": "\ud800"},
+]
+
+
+async def test_arguments_that_cannot_be_sent_are_invalid_for_their_caller_alone(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    held = Holds()
+    serve(held)
+    waits = calls.submit(queue, "innocent")
+    await async_eventually(lambda: held.seen == ["innocent"])
+    for bad in BAD_ARGUMENTS:
+        arguments = {"queue": queue, **bad}
+        with pytest.raises(Invalid):
+            calls.call(**arguments)
+        with pytest.raises(Invalid):
+            await calls.acall(**arguments)
+        assert isinstance(calls.submit(**arguments).exception(PATIENCE_SECONDS), Invalid)
+    held.go.set()
+    assert waits.result(PATIENCE_SECONDS) == "innocent"
+
+
+def test_the_longest_timeout_that_settings_allow_can_be_sent(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    first = [calls.submit(queue, n, timeout_seconds=31_536_000) for n in range(3)]
+    assert [one.result(PATIENCE_SECONDS) for one in first] == [0, 1, 2]
+    assert calls.call(queue, "alone", timeout_seconds=31_536_000) == "alone"
+
+
+@pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
+def test_headers_that_are_larger_than_a_frame_are_invalid_for_their_caller_alone(
+    calls: Calls, queue: str, serve: Serve
+) -> None:
+    serve(Echo())
+    with contexts.use(Context.new()._replace(principal=Principal("me", token="x" * 200_000))):
+        with pytest.raises(Invalid, match="headers"):
+            calls.call(queue)
+        refused = calls.submit(queue)
+    answered = calls.submit(queue, "innocent")
+    assert isinstance(refused.exception(PATIENCE_SECONDS), Invalid)
+    assert answered.result(PATIENCE_SECONDS) == "innocent"
+
+
 def test_a_server_of_smaller_limits_buries_what_is_too_large_for_it(
     broker: Broker, calls: Calls, queue: str, serve: Serve
 ) -> None:

@@ -70,7 +70,8 @@ class AmqpLine(Line):
         if frames is None:
             raise ConnectionError("not open")
         while not self._closing.is_set():
-            self._send_all(self._prepare)
+            for call in self._unsent():
+                self._prepare(call)
             if self._burst:
                 burst, self._burst = self._burst, []
                 self._publish(burst)
@@ -87,14 +88,13 @@ class AmqpLine(Line):
         if frames is None or not frames.is_shared or self._is_blocked or not self._is_seen(call):
             return False
         call.sent_at = time.monotonic()
-        self._send_one(call, self._publish_alone)
-        if frames.wants_write:
-            self._wake.set()
+        request = self._encoded(call, self._request)
+        if request is not None:
+            with suppress(OSError):  # then the line's own thread hears it too, and tells the caller
+                self._publish([(call, request)])
+            if frames.wants_write:
+                self._wake.set()
         return True
-
-    def _publish_alone(self, call: Outgoing) -> None:
-        with suppress(OSError):  # then the line's own thread hears it too, and tells the caller
-            self._publish([(call, self._request(call))])
 
     def _publish(self, burst: Sequence[tuple[Outgoing, bytes]]) -> None:
         with self._sending:
@@ -110,7 +110,9 @@ class AmqpLine(Line):
         if self._is_blocked:
             self._refused(call.wire_id, Overloaded("RabbitMQ has raised an alarm: nothing is sent"))
             return
-        request = self._request(call)
+        request = self._encoded(call, self._request)
+        if request is None:
+            return
         if not self._is_seen(call) and not self._look(call.queue)[1]:
             self._refused(
                 call.wire_id,

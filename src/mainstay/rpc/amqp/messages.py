@@ -29,6 +29,7 @@ _PUBLISH = Struct(">BHIHHHBB")
 _SETTLE = Struct(">BHIHHQBB")
 _BASIC, _PUBLISHES, _DELIVERS, _ACKNOWLEDGES, _REJECTS = 60, 40, 60, 80, 90
 _OVERHEAD = _FRAME.size + 1
+_BEFORE_PROPERTIES = _PROPERTIES.size - _FRAME.size
 _END = bytes([END])
 
 
@@ -43,17 +44,21 @@ def publish(
         frame_bytes: The largest frame that was agreed on.
 
     Raises:
-        ValueError: The name is longer than 255 bytes.
+        ValueError: The name is longer than 255 bytes, or the properties than a frame.
     """
     key = short(queue)
     piece = frame_bytes - _OVERHEAD
+    if len(properties) + _BEFORE_PROPERTIES > piece:
+        raise ValueError(f"RabbitMQ takes {piece} bytes of headers")
     pieces = [body] if 0 < len(body) <= piece else _cut(body, piece)
     frames = [
         # class, method, and three reserved bits; the exchange without a name; the key; the bits
         _PUBLISH.pack(METHOD, channel, 9 + len(key) - 1, _BASIC, _PUBLISHES, 0, 0, len(key) - 1),
         key[1:],
         b"\1\xce" if mandatory else b"\0\xce",
-        _PROPERTIES.pack(PROPERTIES, channel, 12 + len(properties), _BASIC, 0, len(body)),
+        _PROPERTIES.pack(
+            PROPERTIES, channel, _BEFORE_PROPERTIES + len(properties), _BASIC, 0, len(body)
+        ),
         properties,
     ]
     for one in pieces:

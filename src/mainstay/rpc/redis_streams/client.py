@@ -90,7 +90,8 @@ class StreamsLine(Line):
         self._read_replies(reader)
         was_full = False
         while not self._closing.is_set():
-            self._send_all(partial(self._gather, writer))
+            for call in self._unsent():
+                self._gather(writer, call)
             self._send_gathered(writer)
             if self._read_since_trim >= TRIM_AFTER:
                 self._trim(writer)
@@ -121,7 +122,10 @@ class StreamsLine(Line):
         if writer is None or not writer.is_shared:
             return False
         call.sent_at = time.monotonic()
-        self._send_one(call, partial(self._send_now, writer))
+        request = self._encoded(call, _request)
+        if request is None:
+            return True
+        self._send(writer, [request])
         with suppress(OSError):  # then the line's own thread hears it too, and tells the caller
             writer.flush()
         if writer.wants_write:
@@ -129,7 +133,9 @@ class StreamsLine(Line):
         return True
 
     def _gather(self, writer: Connection, call: Outgoing) -> None:
-        request = _request(call)
+        request = self._encoded(call, _request)
+        if request is None:
+            return
         self._bursts.setdefault(call.queue, []).append(request)
         self._gathered_bytes += len(call.body)
         if self._gathered_bytes >= BURST_BYTES:
@@ -140,9 +146,6 @@ class StreamsLine(Line):
             self._send(writer, burst)
         self._bursts.clear()
         self._gathered_bytes = 0
-
-    def _send_now(self, writer: Connection, call: Outgoing) -> None:
-        self._send(writer, [_request(call)])
 
     def _send(self, writer: Connection, burst: Sequence[_Request]) -> None:
         queue = burst[0].call.queue

@@ -24,6 +24,7 @@ from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import ON_DATABASES, ROOT, CeleryRoom, worker_of
 from tests.contract.tasks.test_processes import proxied, through
+from tests.contract.tasks.test_routes import await_one
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -149,6 +150,18 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
         assert outbox_of(room).backlog("task").ready == 0
 
 
+@pytest.mark.parametrize("options", [{}, {"countdown": 1}])
+def test_a_queue_that_no_worker_has_declared_is_made_for_a_task_that_leaves_with_a_commit(
+    room: CeleryRoom, options: dict[str, Any]
+) -> None:
+    elsewhere = f"{room.queue}_elsewhere_{len(options)}"
+    id = send(room, "add", 1, 2, queue=elsewhere, **options)
+    await_one(room, elsewhere)
+    status = room.status(id)
+    assert status is not None
+    assert (status.state, status.queue) == (State.WAITING, elsewhere)
+
+
 @pytest.mark.parametrize("database_room", ["rabbitmq on postgresql"], indirect=True)
 @pytest.mark.parametrize(
     ("way", "reason"),
@@ -156,6 +169,8 @@ def test_what_no_worker_would_take_is_refused_before_it_is_written(room: CeleryR
         # The first exchange has no queue, the second does not exist.
         ({"exchange": "amq.topic", "routing_key": "nobody"}, "refused:NoRoute"),
         ({"exchange": "no-such-exchange", "routing_key": "nobody"}, "refused:NoRoute"),
+        # Its exchange is the default queue's, which has no binding for it.
+        ({"routing_key": "nobody"}, "refused:NoRoute"),
     ],
 )
 def test_a_task_that_nobody_takes_is_a_dead_letter_and_the_others_are_done(

@@ -61,7 +61,10 @@ def await_one(room: CeleryRoom, queue: str) -> None:
 
     def is_one() -> bool:
         with room.app.connection_for_read() as connection:
-            declared = connection.default_channel.queue_declare(queue, passive=True)
+            try:
+                declared = connection.default_channel.queue_declare(queue, passive=True)
+            except connection.channel_errors:  # not there yet
+                return False
         return int(declared.message_count) == 1
 
     eventually(is_one)

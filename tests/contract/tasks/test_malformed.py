@@ -14,7 +14,7 @@ from mainstay.context import new_id
 from mainstay.resources.redis.client import connect
 from mainstay.tasks.status import State
 from mainstay.testing import eventually
-from tests.contract.tasks.rooms import CeleryRoom
+from tests.contract.tasks.rooms import CeleryRoom, worker_of
 from tests.waiting import PATIENCE_SECONDS
 
 GOOD_BODY = json.dumps([[1, 2], {}, {"callbacks": None, "errbacks": None}])
@@ -119,6 +119,50 @@ def test_malformed_messages_are_dead_letters_and_sound_ones_are_done(
         else:
             missing.append(f"{what}: {reason}")
     assert (missing, reasons) == ([], [])
+
+
+# A body, headers, and the reason. No sender has kept a status of these.
+DEAD_EARLY: list[tuple[str, dict[str, Any], str]] = [
+    (GOOD_BODY, {"task": "no.such_task"}, "unknown-task"),
+    (GOOD_BODY, {"expires": "2001-01-01T00:00:00+00:00"}, "expired"),
+    (json.dumps([["x" * 1_200_000], {}, {}]), {}, "too-large"),
+    (NESTED, {}, "too-deep"),
+    ("{nonsense", {}, "decode:"),
+    ("[]", {}, "malformed:body"),
+    (GOOD_BODY, {"eta": "soon"}, "malformed:eta"),
+    (GOOD_BODY, {"task": "x" * 300}, "malformed:task"),
+    (GOOD_BODY, {"task": "\x00" * 255}, "unknown-task"),
+    (GOOD_BODY, {"task": {"a": 1}}, "malformed:task"),
+]
+
+
+def test_the_status_of_a_message_that_is_never_begun_names_its_task_and_queue(
+    working_room: CeleryRoom,
+) -> None:
+    for body, changes, reason in DEAD_EARLY:
+        sent = headers(**changes)
+        working_room.publish(body, sent)
+        status = working_room.ended(sent["id"])
+        name = sent["task"] if isinstance(sent["task"], str) else ""
+        shown = name.replace("\x00", "\\x00")[:255]
+        assert (status.state, status.name, status.queue) == (
+            State.FAILURE,
+            shown,
+            working_room.queue,
+        )
+        assert working_room.letter(sent["id"]).reason.startswith(reason)
+
+
+def test_the_status_of_a_message_that_was_called_off_names_its_task(
+    working_room: CeleryRoom,
+) -> None:
+    sent = headers()
+    working_room.app.control.revoke(sent["id"])
+    worker = worker_of(working_room)
+    eventually(lambda: sent["id"] in working_room.revoked(worker))
+    working_room.publish(GOOD_BODY, sent)
+    status = working_room.ended(sent["id"])
+    assert (status.state, status.name) == (State.REVOKED, "add")
 
 
 def test_a_message_whose_arguments_do_not_fit_fails_and_is_no_retry(

@@ -348,12 +348,13 @@ class TaskStatuses:
         task_id: str,
         *,
         error: Mapping[str, object] | None = None,
+        name: str = "",
         session: Session | None = None,
     ) -> bool:
         """Somebody has called it off. No fence holds that up: it is a person's word, or, with an
         *error*, the task's own.
         """
-        return self.record(session, task_id, State.REVOKED, error=error, epoch=ANY_EPOCH)
+        return self.record(session, task_id, State.REVOKED, error=error, name=name, epoch=ANY_EPOCH)
 
     def reopened(self, task_id: str, *, session: Session | None = None) -> bool:
         """Somebody has sent it again after it failed or was revoked: it waits as at first."""

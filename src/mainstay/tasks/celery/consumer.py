@@ -27,7 +27,7 @@ from mainstay.config.urls import mask
 from mainstay.errors import Bury
 from mainstay.tasks.celery import compression
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
-from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, was_stored
+from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, text_of_header, was_stored
 from mainstay.tasks.celery.profiles import transport_of
 
 if TYPE_CHECKING:
@@ -150,12 +150,14 @@ class GuardedConsumer(Consumer):
             f"a message of {queue} is dead: {found.reason}",
             event="dead_letter",
             queue=queue,
+            name=text_of_header(headers.get("task")),
             reason=found.reason,
             detail=found.detail,
             task_id=id if isinstance(id, str) else "",
         )
         if isinstance(id, str) and 0 < len(id) <= 255:
-            self.app.reports.died(id, found.reason, found.detail)
+            name = text_of_header(headers.get("task"))
+            self.app.reports.died(id, found.reason, found.detail, name=name, queue=queue)
             self._fail_result(message, id, found)
 
     def _fail_result(self, message: Any, id: str, found: Surprise) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "minimal_letter_of",
     "note",
     "on_stored",
+    "text_of_header",
     "was_stored",
 ]
 
@@ -75,11 +76,12 @@ def letter_of(message: Any, *, queue: str, envelope: bytes = b"") -> DeadLetter:
     """Return the dead letter of *message*, whatever is wrong with it."""
     headers = message.headers if isinstance(message.headers, dict) else {}
     return DeadLetter(
-        id=_text(headers.get("id")) or _text(message.properties.get("correlation_id")),
+        id=text_of_header(headers.get("id"))
+        or text_of_header(message.properties.get("correlation_id")),
         kind="task",
         queue=queue,
         reason=getattr(message, "reason", "rejected"),
-        name=_text(headers.get("task")),
+        name=text_of_header(headers.get("task")),
         detail=getattr(message, "detail", ""),
         headers={
             str(name)[:_ID_CHARACTERS]: str(value)[:_HEADER_CHARACTERS]
@@ -212,5 +214,6 @@ def _bytes_of(message: Any) -> bytes:
     return body if isinstance(body, bytes) else str(body or "").encode(errors="replace")
 
 
-def _text(value: object) -> str:
+def text_of_header(value: object) -> str:
+    """Return the text of a header, as long as a name may be; what is no text is empty."""
     return value[:_ID_CHARACTERS] if isinstance(value, str) else ""

@@ -88,6 +88,7 @@ class TaskPublisher:
             died = TaskStatus(
                 id=message.id,
                 name=message.name,
+                queue=message.destination,
                 state=State.FAILURE,
                 epoch=ANY_EPOCH,
                 error=error_of(error),

@@ -39,6 +39,7 @@ _MOMENT_SECONDS = 1.0
 _PAUSE_SECONDS = 5.0
 _MOST_KEPT = 10_000
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NAME_CHARACTERS = 255
 
 
 class Reports:
@@ -165,15 +166,25 @@ class Reports:
         if _is_tracked(task):
             self._tell_end(task, _turn(task, State.REVOKED, attempt, error_of(error)))
 
-    def died(self, id: str, reason: str, detail: str) -> None:
-        """The worker's main process buried the task; told by its loop."""
-        kind = reason.rpartition(":")[2]
-        error = {"type": plain(kind), "detail": plain(detail)}
-        self._keep(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
+    def died(self, id: str, reason: str, detail: str, *, name: str, queue: str) -> None:
+        """The worker's main process buried the task; told by its loop.
 
-    def revoked(self, id: str) -> None:
+        Its sender may have kept no status, so whatever is known of it goes along.
+        """
+        kind = reason.rpartition(":")[2]
+        status = TaskStatus(
+            id=id,
+            name=_named(name),
+            queue=_named(queue),
+            state=State.FAILURE,
+            epoch=ANY_EPOCH,
+            error={"type": plain(kind), "detail": plain(detail)},
+        )
+        self._keep(status)
+
+    def revoked(self, id: str, *, name: str) -> None:
         """Somebody called the task off; likewise."""
-        self._keep(TaskStatus(id=id, state=State.REVOKED))
+        self._keep(TaskStatus(id=id, name=_named(name), state=State.REVOKED))
 
     def tell_later(self) -> None:
         """Tell what the main process has kept, for a moment; what a store that is down does not
@@ -246,6 +257,10 @@ def _warn(status: TaskStatus, error: Exception) -> None:
         status.state,
         type(error).__name__,
     )
+
+
+def _named(text: str) -> str:
+    return plain(text)[:_NAME_CHARACTERS]
 
 
 def _is_tracked(task: Task) -> bool:

@@ -218,7 +218,7 @@ class Request(CeleryRequest):
             reason=reason,
             detail=detail,
         )
-        self._app.reports.died(self.id, reason, detail)
+        self._app.reports.died(self.id, reason, detail, name=self.name, queue=queue)
 
     def _queue(self) -> str:
         consumer = self._app.worker.consumer

@@ -162,9 +162,16 @@ class DatabaseStatuses:
                     session=session,
                 )
             case State.FAILURE:
-                return rows.failed(id, error, name=status.name, epoch=epoch, session=session)
+                return rows.failed(
+                    id,
+                    error,
+                    name=status.name,
+                    queue=status.queue,
+                    epoch=epoch,
+                    session=session,
+                )
             case State.REVOKED:
-                return rows.revoked(id, error=error or None, session=session)
+                return rows.revoked(id, error=error or None, name=status.name, session=session)
 
     def find(self, id: str) -> TaskStatus | None:
         return _of_record(self._rows.get(id))

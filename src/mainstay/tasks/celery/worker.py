@@ -236,7 +236,7 @@ class WorkerSide:
     ) -> None:
         # What has expired is a dead letter, and reported as one.
         if getattr(sender, "app", None) is self._app and not expired:
-            self._app.reports.revoked(request.id)
+            self._app.reports.revoked(request.id, name=sender.name)
 
     # --- what they lead to -----------------------------------------------------------------
 

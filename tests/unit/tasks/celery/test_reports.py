@@ -103,7 +103,7 @@ def test_a_task_hears_of_its_time_limit_while_it_tells_how_far_it_is(
 def test_the_first_dead_task_of_a_worker_is_noted(monkeypatch: pytest.MonkeyPatch) -> None:
     store = Blinking(0, ValueError())
     keeping = told_to(store, monkeypatch)
-    keeping.died("1", "crash:SIGKILL", "the process was killed")
+    keeping.died("1", "crash:SIGKILL", "the process was killed", name="add", queue="q")
     keeping.tell_later()
     status = store.find("1")
     assert status is not None

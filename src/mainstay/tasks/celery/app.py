@@ -340,7 +340,11 @@ class App(celery.Celery):
         what is known; see :func:`mainstay.tasks.celery.sending.publish`.
 
         With a *session*, and when it is due later than in ten minutes, it waits in the outbox.
+
+        Raises:
+            Misconfigured: The application's settings would make a message that no worker reads.
         """
+        sending.check_settings(name, self.conf)
         id = task_id or uuid()
         delay = sending.delay_seconds(countdown, eta)
         travelling = [args, kwargs, options.get("chain"), options.get("link"), options.get("chord")]

@@ -33,6 +33,7 @@ __all__ = [
     "soft_limit",
     "task_refusals",
     "transport_of",
+    "unreadable",
 ]
 
 Profile = Literal["redeliver", "dead-letter"]
@@ -45,6 +46,9 @@ DELAY_LIMIT_SECONDS = 600.0
 _CONSUMER_TIMEOUT_MARGIN_SECONDS = 60.0
 # How often a worker on Redis looks for what others have left; see `transport`.
 _LOOK_SECONDS = 1.0
+_SERIALIZER = "json"
+# The one that Celery sends by default since 2016, with what a worker is to know in the headers.
+_TASK_PROTOCOL = 2
 _ROOM = "mainstay.tasks.celery"
 # Before Celery 5.7 one option stands for both.
 _ACKS_ON_FAILURE = (
@@ -94,10 +98,11 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
     hard = settings.celery_task_time_limit
     conf: dict[str, Any] = {
         # Only JSON is ever read: a pickle can do anything.
-        "accept_content": ["json"],
-        "task_serializer": "json",
-        "result_serializer": "json",
-        "result_accept_content": ["json"],
+        "accept_content": [_SERIALIZER],
+        "task_serializer": _SERIALIZER,
+        "task_protocol": _TASK_PROTOCOL,
+        "result_serializer": _SERIALIZER,
+        "result_accept_content": [_SERIALIZER],
         "enable_utc": True,
         "timezone": "UTC",
         # --- broker
@@ -175,6 +180,24 @@ def result_backend(settings: Settings) -> str:
     return url
 
 
+def unreadable(conf: Mapping[str, Any]) -> list[str]:
+    """Say which of Celery's settings make messages that no worker reads, each with what to change;
+    whoever sends is told too.
+    """
+    found = []
+    if conf["task_protocol"] != _TASK_PROTOCOL:
+        found.append(
+            f"task_protocol is {conf['task_protocol']!r}, and workers read {_TASK_PROTOCOL} alone: "
+            "leave it out"
+        )
+    if conf["task_serializer"] != _SERIALIZER:
+        found.append(
+            f"task_serializer is {conf['task_serializer']!r}, and workers read JSON alone: "
+            "leave it out"
+        )
+    return found
+
+
 def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[str]:
     """Say which of Celery's settings lose or double work, each with what to change."""
     found: list[str] = []
@@ -196,6 +219,7 @@ def refusals(conf: Mapping[str, Any], queues: Sequence[TaskQueue] = ()) -> list[
         conf["accept_content"] or ()
     ):
         found.append("accept_content has pickle, which runs what a message says: take it out")
+    found += unreadable(conf)
     if str(conf.get("result_backend") or "").startswith("rpc://"):
         found.append(
             "result_backend is rpc://, which forgets results with the connection: name a database "
@@ -233,6 +257,11 @@ def task_refusals(
         idle_seconds: How long a transaction of the service's database may send nothing.
     """
     found = _limits(task.time_limit, task.soft_time_limit, f"task {name}")
+    if task.serializer not in (None, _SERIALIZER):
+        found.append(
+            f"task {name}: serializer is {task.serializer!r}, and workers read JSON alone: "
+            "leave it out"
+        )
     if task.time_limit and task.time_limit != conf["task_time_limit"]:
         if transport_of(str(conf["broker_url"])) == "amqp":
             found += _broker_limit(task.time_limit, queue, f"task {name}: time_limit")

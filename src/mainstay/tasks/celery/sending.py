@@ -34,7 +34,7 @@ from mainstay.errors import (
     Unconfirmed,
 )
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, depth_of
-from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS
+from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, unreadable
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_body",
     "check_options",
+    "check_settings",
     "context_headers",
     "delay_seconds",
     "due_too_late",
@@ -114,6 +115,16 @@ def check_body(name: str, body: object, limit_bytes: int) -> None:
             f"the arguments of {name} are {size} bytes of JSON, {limit_bytes} are accepted: store "
             "them and send where they are"
         )
+
+
+def check_settings(name: str, conf: Mapping[str, Any]) -> None:
+    """Refuse to send what no worker reads because of an application's settings.
+
+    Raises:
+        Misconfigured: There is such a setting.
+    """
+    if problems := unreadable(conf):
+        raise Misconfigured(f"{name} was not sent: {'; '.join(problems)}")
 
 
 def check_options(

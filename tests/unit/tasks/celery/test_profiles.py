@@ -59,6 +59,8 @@ def test_what_we_set_ourselves_is_not_refused(url: str, profile: str) -> None:
         (REDIS, {"task_time_limit": None}, "CELERY_TASK_TIME_LIMIT"),
         (REDIS, {"task_soft_time_limit": 300}, "lower the soft one"),
         (REDIS, {"accept_content": ["json", "pickle"]}, "pickle"),
+        (REDIS, {"task_protocol": 1}, "task_protocol is 1"),
+        (REDIS, {"task_serializer": "pickle"}, "task_serializer is 'pickle'"),
         (REDIS, {"result_backend": "rpc://"}, "CELERY_RESULT_BACKEND"),
         (REDIS, {"broker_transport": "redis"}, "broker_transport"),
         (AMQP, {"task_time_limit": 1800, "task_soft_time_limit": 1700}, "consumer_timeout"),
@@ -109,6 +111,13 @@ def test_a_task_with_a_session_ends_before_its_database_ends_the_transaction(
     )
     assert len(problems) == is_refused
     assert all("Database(idle_in_transaction_timeout_seconds=…)" in each for each in problems)
+
+
+def test_a_task_that_is_sent_as_what_no_worker_reads_is_refused() -> None:
+    app = app_for(REDIS)
+    task = app.task(nothing, serializer="yaml", lazy=False, shared=False)
+    (problem,) = task_refusals("bill", task, app.conf, TaskQueue(name="default"))
+    assert "task bill: serializer is 'yaml'" in problem
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet", solo.TaskPool])

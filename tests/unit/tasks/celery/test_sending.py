@@ -8,12 +8,14 @@ from typing import Any, cast
 import amqp
 import pytest
 from amqp.exceptions import MessageNacked
+from celery import chain
 
 from mainstay.config import Settings
 from mainstay.errors import (
     Disconnected,
     Invalid,
     MainstayError,
+    Misconfigured,
     NoRoute,
     NotConnected,
     Overloaded,
@@ -28,6 +30,9 @@ from mainstay.tasks.celery.sending import publish
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sending, "_YOUNG_PAUSE_SECONDS", 0.0)
+
+
+def nothing() -> None: ...
 
 
 class Broker:
@@ -144,3 +149,24 @@ def test_a_task_with_a_session_is_not_mapped() -> None:
     for canvas in (stores.map([1]), stores.starmap([(1,)]), stores.chunks([(1,), (2,)], 1)):
         with pytest.raises(Invalid, match="group"):
             canvas.apply_async()
+
+
+@pytest.mark.parametrize("broker", ["amqp://u:p@127.0.0.1:1/v", "redis://127.0.0.1:1/0"])
+@pytest.mark.parametrize(
+    ("setting", "value"), [("task_protocol", 1), ("task_serializer", "pickle")]
+)
+def test_settings_that_make_what_no_worker_reads_are_refused_when_a_task_is_sent(
+    broker: str, setting: str, value: object
+) -> None:
+    app = create_celery_app(Settings(env="test", celery_broker_url=broker))
+    app.conf.update({setting: value})
+    task = app.task(nothing, name="bill")
+    ways: list[Callable[[], object]] = [
+        task.delay,
+        chain(task.si(), task.si()).delay,
+        lambda: app.send_task("bill"),
+    ]
+    for send in ways:
+        with pytest.raises(Misconfigured, match=setting):
+            send()
+    app.service.stop()

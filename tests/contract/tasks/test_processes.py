@@ -334,6 +334,22 @@ def test_a_worker_with_a_pool_that_doubles_work_does_not_start(pool: str) -> Non
     assert "prefork" in refused(sample.__name__, "--pool", pool)
 
 
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_a_pool_for_development_does_its_tasks_and_ends(redis_room: CeleryRoom, pool: str) -> None:
+    room = redis_room.another()
+    with room.worker("--pool", pool, APP_ENV="dev") as worker:
+        worker.ready()
+        assert room.ended(room.send("add", 1, 2)).result == 3
+        assert worker.terminate() == 0
+    room.close()
+
+
+def test_a_pool_that_mainstay_does_not_know_is_refused_in_development_too() -> None:
+    pool = {"APP_ENV": "dev", "CELERY_CUSTOM_WORKER_POOL": "celery.concurrency.base:BasePool"}
+    said = refused(sample.__name__, "--pool", "custom", variables=pool)
+    assert "choose prefork" in said
+
+
 def test_eager_tasks_are_done_where_they_are_sent() -> None:
     service = Service(
         Settings(env="test", celery_broker_url="memory://", celery_task_always_eager=True)

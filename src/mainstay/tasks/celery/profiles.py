@@ -34,6 +34,7 @@ __all__ = [
     "task_refusals",
     "transport_of",
     "unreadable",
+    "unusable_pool",
 ]
 
 Profile = Literal["redeliver", "dead-letter"]
@@ -50,6 +51,10 @@ _SERIALIZER = "json"
 # The one that Celery sends by default since 2016, with what a worker is to know in the headers.
 _TASK_PROTOCOL = 2
 _ROOM = "mainstay.tasks.celery"
+# They begin and end as they should: for a debugger, or where nothing can be forked.
+_POOLS_FOR_DEVELOPMENT = frozenset(
+    {"solo", "threads", "celery.concurrency.solo", "celery.concurrency.thread"}
+)
 # Before Celery 5.7 one option stands for both.
 _ACKS_ON_FAILURE = (
     ("acks_on_failure", "acks_on_timeout")
@@ -293,17 +298,31 @@ def is_prefork(pool: object) -> bool:
     return _module_of(pool) in ("prefork", "processes", "celery.concurrency.prefork")
 
 
+def unusable_pool(pool: object) -> list[str]:
+    """Say why a worker's *pool*, a class or its name, will not do while one develops either."""
+    if is_prefork(pool) or _module_of(pool) in _POOLS_FOR_DEVELOPMENT:
+        return []
+    problem = (
+        f"the pool is {_pool_name(pool)}, in which a worker does not end as it should, and no time "
+        "limit ends a task: leave out --pool (-P, worker_pool), or choose prefork"
+    )
+    return [problem]
+
+
 def pool_refusals(pool: object) -> list[str]:
     """Say why a worker's *pool*, a class or its name, will not do."""
     if is_prefork(pool):
         return []
-    name = _module_of(pool)
     problem = (
-        f"the pool is {name.rpartition('.')[2]}: while a task holds up such a worker its leases "
+        f"the pool is {_pool_name(pool)}: while a task holds up such a worker its leases "
         "end, and others do its tasks too; and no time limit ends a task there: leave out --pool "
         "(-P), or choose prefork"
     )
     return [problem]
+
+
+def _pool_name(pool: object) -> str:
+    return _module_of(pool).rpartition(".")[2]
 
 
 def _module_of(pool: object) -> str:

@@ -179,8 +179,8 @@ class WorkerSide:
             logging.getLogger(name).setLevel(logging.WARNING)
 
     def _on_child(self, **_: Any) -> None:
-        if not self._is_current():
-            return
+        if not self._is_current() or self._pid == os.getpid():
+            return  # the pool `solo` says so of the worker itself
         if self._pid not in (0, os.getppid()):
             os._exit(0)  # the parent was killed before this child had asked to be killed with it
         self.is_child = True
@@ -242,6 +242,7 @@ class WorkerSide:
 
     def _refuse(self) -> None:
         app = self._app
+        profiles.check(profiles.unusable_pool(self._worker.pool_cls))
         problems = profiles.refusals(app.conf, app.task_queues)
         problems += profiles.pool_refusals(self._worker.pool_cls)
         declared = {queue.name: queue for queue in app.task_queues}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 from celery import _state, shared_task
-from celery.concurrency import prefork, solo
+from celery.concurrency import prefork, solo, thread
+from celery.concurrency.base import BasePool
 
 from mainstay.config import Settings
 from mainstay.errors import Misconfigured
@@ -20,6 +21,7 @@ from mainstay.tasks.celery.profiles import (
     result_backend,
     soft_limit,
     task_refusals,
+    unusable_pool,
 )
 from mainstay.tasks.memory import MemoryTasks
 
@@ -118,6 +120,17 @@ def test_a_task_that_is_sent_as_what_no_worker_reads_is_refused() -> None:
     task = app.task(nothing, serializer="yaml", lazy=False, shared=False)
     (problem,) = task_refusals("bill", task, app.conf, TaskQueue(name="default"))
     assert "task bill: serializer is 'yaml'" in problem
+
+
+@pytest.mark.parametrize("pool", ["gevent", "eventlet", "custom", BasePool])
+def test_a_pool_in_which_no_worker_ends_well_is_refused_in_development_too(pool: object) -> None:
+    (problem,) = unusable_pool(pool)
+    assert "choose prefork" in problem
+
+
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", solo.TaskPool, thread.TaskPool])
+def test_a_pool_in_which_a_worker_ends_well_will_do_in_development(pool: object) -> None:
+    assert unusable_pool(pool) == []
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads", "gevent", "eventlet", solo.TaskPool])

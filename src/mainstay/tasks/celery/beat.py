@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import signal
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ from celery.schedules import BaseSchedule, schedule
 from typing_extensions import override
 
 from mainstay import failpoints
-from mainstay.errors import Misconfigured
+from mainstay.errors import Disconnected, Misconfigured, NotConnected, Unconfirmed
 from mainstay.monitor import Monitor
+from mainstay.retries import Backoff
 from mainstay.tasks.celery.ticks import OwnTicks, Ticks, ticks_of
 from mainstay.tasks.celery.worker import leave
+from mainstay.texts import text_of
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -33,6 +36,9 @@ _TURN_LIMIT_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 _HEARTBEAT_SECONDS = 1.0
 _PAUSE_SECONDS = 1.0
+# A broker that is back is to be noticed soon; what it refuses, somebody must change.
+_OUTAGE = Backoff(initial_seconds=1.0, max_seconds=5.0)
+_REFUSAL = Backoff(initial_seconds=1.0, max_seconds=60.0)
 # A tick further ahead of the server's clock than this was taken before that clock was put back.
 _AHEAD = timedelta(seconds=2)
 
@@ -45,6 +51,17 @@ def tick_at(of: BaseSchedule, last: datetime, now: datetime) -> datetime:
         every: timedelta = of.run_every
         return last + (now - last) // every * every
     return now
+
+
+@dataclass(frozen=True, slots=True)
+class _Failing:
+    """An entry that could not be fired: how often in a row, what was said of it, and when it is
+    looked at again.
+    """
+
+    times: int
+    said: str
+    until: datetime
 
 
 class Scheduler(beat.Scheduler):
@@ -65,6 +82,7 @@ class Scheduler(beat.Scheduler):
         self._is_at_work = False
         self._is_told_to_stop = False
         self._is_held_up = False
+        self._failing: dict[str, _Failing] = {}
         super().__init__(*args, **kwargs)
 
     @override
@@ -113,6 +131,9 @@ class Scheduler(beat.Scheduler):
             if last > now + _AHEAD:
                 self._ticks.take(name, last, now, lambda _session: None)
                 continue
+            if wait := self._wait_of(name, now):
+                pause = min(pause, wait)
+                continue
             # What is due is asked, and answered, of one moment: one that goes on meanwhile would
             # call an entry due of which no tick has come.
             entry.schedule.nowfun = lambda: self._now
@@ -120,10 +141,10 @@ class Scheduler(beat.Scheduler):
                 is_due, seconds = entry.schedule.is_due(last.astimezone(self.app.timezone))
             except Exception as error:  # noqa: BLE001 - one that fails must not stop the others
                 # `_is_due_failed` is new in Celery 5.7; 5.6 is supported.
-                self._tell("error", f"{name}: its next run is unknown", "schedule_failed", error)
-                is_due, seconds = False, self.max_interval
+                self._failed(name, "its next run is unknown", "schedule_failed", error, now)
+                is_due, seconds = False, self._wait_of(name, now)
             if is_due:
-                seconds = self._fire(entry, last, tick_at(entry.schedule, last, now))
+                seconds = self._fire(entry, last, tick_at(entry.schedule, last, now), now)
             pause = min(pause, seconds)
         return float(pause)
 
@@ -163,18 +184,37 @@ class Scheduler(beat.Scheduler):
         self._is_held_up = False
         return pause
 
-    def _fire(self, entry: Any, last: datetime, tick: datetime) -> float:
+    def _fire(self, entry: Any, last: datetime, tick: datetime, now: datetime) -> float:
         """Fire a tick of *entry*, if nobody else does; returns when to look at it again."""
         try:
             taken = self._ticks.take(entry.name, last, tick, partial(self._send, entry))
         except Exception as error:  # noqa: BLE001 - the other entries are fired all the same
-            self._tell("error", f"{entry.name} was not sent, and will be", "tick_failed", error)
-            return _PAUSE_SECONDS
+            self._failed(entry.name, "it was not sent, and will be", "tick_failed", error, now)
+            return self._wait_of(entry.name, now)
+        self._failing.pop(entry.name, None)
         if taken:
             self.app.service.metrics.completed()
             facts = {"name": entry.name, "task": entry.task, "due_at": tick.isoformat()}
             self._tell("info", f"{entry.name} ticks", "tick", **facts)
         return 0.0
+
+    def _failed(self, name: str, what: str, event: str, error: Exception, now: datetime) -> None:
+        """Put an entry off, and tell of it when it fails otherwise than the last time."""
+        said = f"{type(error).__name__}: {text_of(error)}"
+        before = self._failing.get(name)
+        if before is None or before.said != said:
+            self._tell("error", f"{name}: {what}", event, error, name=name)
+        times = 1 if before is None else before.times + 1
+        is_away = isinstance(error, NotConnected | Disconnected | Unconfirmed)
+        pause = (_OUTAGE if is_away else _REFUSAL).pause_seconds(times)
+        self._failing[name] = _Failing(times, said, now + timedelta(seconds=pause))
+
+    def _wait_of(self, name: str, now: datetime) -> float:
+        """Return in how many seconds an entry that has failed is looked at again."""
+        failing = self._failing.get(name)
+        wait = 0.0 if failing is None else (failing.until - now).total_seconds()
+        # More than the longest pause is what the server's clock was put back by.
+        return wait if 0.0 < wait <= _REFUSAL.max_seconds else 0.0
 
     def _send(self, entry: Any, session: Any) -> None:
         failpoints.reach("beat.before_send")

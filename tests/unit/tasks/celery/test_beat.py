@@ -10,7 +10,7 @@ import pytest
 from celery.schedules import BaseSchedule, crontab, schedule
 
 from mainstay import Settings
-from mainstay.errors import Unavailable
+from mainstay.errors import NoRoute, NotConnected, Overloaded, Unavailable
 from mainstay.tasks.celery import App, create_celery_app
 from mainstay.tasks.celery.beat import Scheduler, tick_at
 from mainstay.tasks.celery.ticks import OwnTicks
@@ -24,7 +24,8 @@ class Scene:
     def __init__(self, entries: dict[str, dict[str, Any]], *, timezone: str = "UTC") -> None:
         self.now = NOON
         self.sent: list[str] = []
-        self.broken: set[str] = set()
+        self.broken: dict[str, Exception] = {}
+        self.tries = 0
         self.app: App = create_celery_app(Settings(env="test", celery_broker_url="memory://"))
         self.app.conf.timezone = timezone
         self.ticks = OwnTicks(clock=lambda: self.now)
@@ -37,8 +38,9 @@ class Scene:
         return scheduler
 
     def _sent(self, entry: Any, **_: Any) -> None:
+        self.tries += 1
         if entry.name in self.broken:
-            raise ConnectionError("the broker is away")
+            raise self.broken[entry.name]
         self.sent.append(entry.name)
 
     def turns(self, *beats: Scheduler) -> float:
@@ -101,12 +103,65 @@ def test_a_tick_that_could_not_be_sent_is_tried_again_and_holds_up_no_other(entr
     beat = scene.beat()
     scene.turns(beat)
     scene.now += timedelta(seconds=10)
-    scene.broken.add("soon")
+    scene.broken["soon"] = NotConnected("the broker is away")
     scene.turns(beat)
     assert scene.sent == ["other"]
     scene.broken.clear()
+    scene.now += timedelta(seconds=1)
     scene.turns(beat)
     assert scene.sent == ["other", "soon"]
+
+
+def failures(capsys: pytest.CaptureFixture[str], event: str) -> list[str]:
+    """Return what was logged of an entry that failed, since this was asked last."""
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    return [line["msg"] for line in lines if line.get("event") == event]
+
+
+@pytest.mark.parametrize(
+    ("error", "most"),
+    [(NoRoute("no queue takes it"), 40), (NotConnected("the broker is away"), 800)],
+)
+def test_an_entry_that_cannot_be_sent_is_told_once_and_tried_less_and_less(
+    entries: Any, capsys: pytest.CaptureFixture[str], error: Exception, most: int
+) -> None:
+    scene = Scene({**entries, "other": {"task": "other", "schedule": 10.0}})
+    beat = scene.beat()
+    scene.turns(beat)
+    scene.broken["soon"] = error
+    ends = scene.now + timedelta(minutes=20)
+    while scene.now < ends:
+        scene.now += timedelta(seconds=1)
+        scene.turns(beat)
+    assert scene.sent == ["other"] * 120
+    assert 10 < scene.tries - 120 < most
+    assert failures(capsys, "tick_failed") == ["soon: it was not sent, and will be"]
+    scene.broken["soon"] = Overloaded("its queue is full")
+    for _ in range(60):
+        scene.now += timedelta(seconds=1)
+        scene.turns(beat)
+    assert failures(capsys, "tick_failed") == ["soon: it was not sent, and will be"]
+    scene.broken.clear()
+    scene.now += timedelta(minutes=1)
+    scene.turns(beat)
+    assert scene.sent[-2:].count("soon") == 1
+    scene.broken["soon"] = Overloaded("its queue is full")
+    scene.now += timedelta(seconds=10)
+    scene.turns(beat)
+    assert failures(capsys, "tick_failed") == ["soon: it was not sent, and will be"]
+
+
+def test_a_clock_that_is_put_back_does_not_hold_up_what_has_failed(entries: Any) -> None:
+    scene = Scene(entries)
+    beat = scene.beat()
+    scene.turns(beat)
+    scene.now += timedelta(hours=1)
+    scene.broken["soon"] = NoRoute("no queue takes it")
+    scene.turns(beat)
+    scene.broken.clear()
+    scene.now = NOON + timedelta(seconds=30)
+    scene.turns(beat)
+    assert scene.sent == ["soon"]
 
 
 def test_a_clock_that_is_put_back_stops_nothing(entries: Any) -> None:
@@ -160,9 +215,7 @@ def test_a_schedule_that_cannot_be_told_stops_no_other(
     scene.now += timedelta(seconds=10)
     scene.turns(beat)
     assert scene.sent == ["soon"]
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    failed = [line["msg"] for line in lines if line.get("event") == "schedule_failed"]
-    assert failed[0] == "odd: its next run is unknown"
+    assert failures(capsys, "schedule_failed") == ["odd: its next run is unknown"]
 
 
 def test_a_crontab_is_of_the_timezone_of_the_application() -> None:

@@ -30,6 +30,8 @@ Service = Annotated[
 Queue = Annotated[str | None, typer.Option(help="Only what was for this queue.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Id = Annotated[str | None, typer.Argument(metavar="ID", help="The id that `show` and `ls` tell.")]
+# Some seconds' worth on RabbitMQ, where one is found by looking at all before it.
+_PROGRESS_EVERY = 5_000
 AllLike = Annotated[
     str | None,
     typer.Option(metavar="ID", help="Every letter that died of the same cause as this one."),
@@ -165,6 +167,7 @@ def _letters(service: str | None, queue: str | None) -> Iterator[Found]:
     from mainstay.cli.services import selected
 
     seen: set[tuple[str, str]] = set()  # services may share a broker
+    progress = _Progress("looked at")
     asked = False
     for handle in selected(service):
         for store in stores(handle.settings):
@@ -173,6 +176,7 @@ def _letters(service: str | None, queue: str | None) -> Iterator[Found]:
                 if queue not in (None, name):
                     continue
                 for letter in store.letters(name):
+                    progress.step()
                     mark = (type(store).__name__ + name, letter.position + letter.id)
                     if mark not in seen:
                         seen.add(mark)
@@ -182,6 +186,19 @@ def _letters(service: str | None, queue: str | None) -> Iterator[Found]:
             "no broker is named: set REDIS_URL, RABBITMQ_URL or CELERY_BROKER_URL, or start "
             "`mainstay dev`"
         )
+
+
+class _Progress:
+    """Says on standard error how many letters were *done* so far, when there are many."""
+
+    def __init__(self, done: str) -> None:
+        self._done = done
+        self._count = 0
+
+    def step(self) -> None:
+        self._count += 1
+        if self._count % _PROGRESS_EVERY == 0:
+            typer.echo(f"{self._count} dead letters {self._done} so far", err=True)
 
 
 def _one(id: str, service: str | None, queue: str | None) -> Found:
@@ -204,7 +221,10 @@ def _act(
     wanted = _one(id or all_like or "", service, queue)
     like = wanted.letter
 
+    progress = _Progress("gone through")
+
     def matching(letter: DeadLetter) -> bool:
+        progress.step()
         if all_like is None:
             return letter.id == like.id
         return (letter.kind, letter.name, letter.reason) == (like.kind, like.name, like.reason)

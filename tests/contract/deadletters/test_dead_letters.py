@@ -12,8 +12,9 @@ import pytest
 from mainstay.deadletters import DeadLetter, DeadLetters, by_cause, dead_letters_of
 from mainstay.errors import Unavailable
 from mainstay.processes.ports import steady_port
-from mainstay.resources.amqp import AmqpDeadLetters, Publisher, connect
+from mainstay.resources.amqp import AmqpDeadLetters, Publisher, connect, deadletters
 from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.resources.amqp.layout import DEAD_LETTERS
 from mainstay.resources.redis import RedisDeadLetters
 from mainstay.resources.redis.client import connect as connect_redis
 from mainstay.testing.servers import RabbitMQ
@@ -227,6 +228,31 @@ def test_a_token_that_the_broker_kept_is_shown_to_nobody(rabbitmq_url: str) -> N
         eventually(lambda: store.queues() == ["work"])
     (found,) = store.letters("work")
     assert "secret" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("prefetch", "count"),
+    [(deadletters._PREFETCH, 2_200), (50, 120)],  # RabbitMQ gives 2,000 where nobody says more
+)
+def test_more_letters_than_a_consumer_may_hold_are_all_seen(
+    rabbitmq_url: str, monkeypatch: pytest.MonkeyPatch, prefetch: int, count: int
+) -> None:
+    monkeypatch.setattr(deadletters, "_PREFETCH", prefetch)
+    with connect(rabbitmq_url) as connection:
+        channel = connection.channel()
+        arguments = dict(DEAD_LETTERS)
+        channel.queue_declare("work_dlq", durable=True, auto_delete=False, arguments=arguments)
+        for number in range(count):
+            message = amqp.Message(b"{}", message_id=f"{number}")
+            channel.basic_publish(message, "", "work_dlq")
+    store = AmqpDeadLetters(rabbitmq_url)
+    eventually(lambda: len(list(store.letters("work"))) == count)
+    first = next(store.letters("work"))
+    assert store.discard("work", named(f"{count - 1}")) == 1
+    assert store.discard("work", named(first.id)) == 1
+    assert len({letter.id for letter in store.letters("work")}) == count - 2
+    assert store.discard("work", lambda _: True) == count - 2
+    assert list(store.letters("work")) == []
 
 
 def test_a_letter_without_an_id_can_be_told_from_others(broker: Broker) -> None:

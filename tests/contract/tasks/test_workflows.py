@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from celery import chain, chord, group
@@ -13,14 +14,18 @@ from celery.canvas import Signature
 from sqlalchemy import text
 
 from mainstay.context import new_id
+from mainstay.deadletters import DeadLetter
 from mainstay.errors import Conflict
 from mainstay.resources.sqlalchemy import Database, workflows
+from mainstay.resources.sqlalchemy.deadletters import DatabaseDeadLetters, keep
+from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.tasks.workflow import StepState, Workflow, WorkflowState
 from mainstay.testing import eventually
 from tests.contract.tasks import sample
 from tests.contract.tasks.rooms import ON_DATABASES, CeleryRoom, worker_of
 from tests.contract.tasks.sample import gate_of
+from tests.contract.tasks.test_processes import proxied, through
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -146,6 +151,84 @@ def test_what_waits_for_a_step_that_failed_is_skipped_and_done_when_it_is_done_a
         "passes_gate": 2,
         "listed": 2,
     }
+
+
+def letters_of(room: CeleryRoom, id: str) -> list[DeadLetter]:
+    kept = DatabaseDeadLetters(database_of(room))
+    found = [letter for queue in kept.queues() for letter in kept.letters(queue)]
+    return [letter for letter in (*room.dead(), *found) if letter.id == id]
+
+
+def test_a_step_that_is_done_again_leaves_no_dead_letter(room: CeleryRoom) -> None:
+    key = new_id()
+    other = room.send("no_such_task")
+    id = start(room, chain(step(room, "passes_gate", key=key), step(room, "listed")))
+    failed = ended(room, id).steps[0].task_id
+    # Without waiting for its letter, which is stored a moment after the state is told.
+    room.app.workflows.retry(id)
+    eventually(lambda: got(room, id).steps[0].attempts == 2)
+    assert states(ended(room, id)) == ["failure", "skipped"]
+    # The second life has one of its own.
+    eventually(lambda: [AGAIN in letter.headers for letter in letters_of(room, failed)] == [True])
+    in_database = replace(room.letter(failed), envelope=b"{}")
+    with database_of(room).session() as session:
+        keep(session, in_database)
+    assert len(letters_of(room, failed)) == 2
+
+    gate_of(room.effects_file, key, 0).touch()
+    room.app.workflows.retry(id)
+    assert ended(room, id).state is WorkflowState.SUCCESS
+    assert letters_of(room, failed) == []
+    assert [letter.reason for letter in letters_of(room, other)] == ["unknown-task"]
+
+
+def test_a_step_is_done_again_though_its_broker_is_away_and_its_letter_is_taken_later(
+    own_room: CeleryRoom,
+) -> None:
+    key = new_id()
+
+    async def scenario() -> None:
+        async with proxied(own_room) as proxy:
+            away = through(own_room, proxy)
+            with away.worker() as worker:
+                await asyncio.to_thread(worker.ready)
+                canvas = chain(step(away, "passes_gate", key=key), step(away, "listed"))
+                id = await asyncio.to_thread(start, away, canvas)
+                failed = (await asyncio.to_thread(ended, away, id)).steps[0].task_id
+                await asyncio.to_thread(away.letter, failed)
+                gate_of(away.effects_file, key, 0).touch()
+                proxy.refuse()
+                proxy.reset()
+                assert await asyncio.to_thread(away.app.workflows.retry, id) == [failed]
+                await asyncio.to_thread(eventually, lambda: worker.lines("relay_held_up"))
+                proxy.heal()
+                workflow = await asyncio.to_thread(ended, away, id)
+                assert workflow.state is WorkflowState.SUCCESS
+                assert await asyncio.to_thread(letters_of, away, failed) == []
+            assert away.effects().count(f"passes_gate {key}") == 2
+            away.close()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("point", ["relay.after_claim", "relay.after_publish"])
+def test_a_letter_of_a_step_that_is_done_again_is_taken_though_its_relay_dies(
+    own_room: CeleryRoom, point: str
+) -> None:
+    key = new_id()
+    with own_room.worker() as worker:
+        worker.ready()
+        id = start(own_room, step(own_room, "passes_gate", key=key))
+        failed = ended(own_room, id).steps[0].task_id
+        own_room.letter(failed)
+    gate_of(own_room.effects_file, key, 0).touch()
+    own_room.app.workflows.retry(id)
+    with own_room.relay(MAINSTAY_FAILPOINT=f"{point}:kill") as relay:
+        assert relay.process.wait(PATIENCE_SECONDS) == -9
+    with own_room.worker() as worker:
+        worker.ready()
+        assert ended(own_room, id).state is WorkflowState.SUCCESS
+        eventually(lambda: letters_of(own_room, failed) == [])
 
 
 def test_a_workflow_goes_on_from_a_dead_letter_that_is_put_back(room: CeleryRoom) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import orjson
-from sqlalchemy import RowMapping, func, inspect, select
+from sqlalchemy import Connection, RowMapping, delete, func, inspect, select
 from sqlalchemy.orm import Session
 
 from mainstay.deadletters import DeadLetter
@@ -16,7 +16,7 @@ from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.outbox import Outbox
 from mainstay.resources.sqlalchemy.statements import Statement
 
-__all__ = ["DatabaseDeadLetters", "keep", "letter_of"]
+__all__ = ["DatabaseDeadLetters", "drop", "keep", "letter_of"]
 
 _KEEP = Statement(
     """
@@ -59,6 +59,12 @@ def keep(session: Session, letter: DeadLetter) -> None:
         body=letter.body,
         envelope=letter.envelope,
     )
+
+
+def drop(connection: Connection, ids: Collection[str]) -> None:
+    """Take the letters of the tasks *ids* out, in the transaction of *connection*."""
+    table = tables.table("dead_letters", connection.dialect.name)
+    connection.execute(delete(table).where(table.c.kind == "task", table.c.id.in_(ids)))
 
 
 class DatabaseDeadLetters:

@@ -8,16 +8,17 @@ dead-letter queue before the message is acknowledged: a crash in between leaves 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 
 from mainstay.context import PRINCIPAL_TOKEN
-from mainstay.deadletters import DeadLetter, dead_letters_of
+from mainstay.deadletters import DeadLetter, DeadLetters, dead_letters_of
 from mainstay.errors import Disconnected, NotConnected
 from mainstay.resources.amqp.connection import connect
-from mainstay.resources.amqp.deadletters import headers_of
+from mainstay.resources.amqp.deadletters import AmqpDeadLetters, headers_of
 from mainstay.resources.amqp.publisher import Publisher
 from mainstay.tasks.celery.profiles import transport_of
 
@@ -29,6 +30,7 @@ __all__ = [
     "OF_ONE_LIFE",
     "Undertaker",
     "letter_of",
+    "letters_at",
     "minimal_letter_of",
     "note",
     "on_stored",
@@ -102,6 +104,24 @@ def minimal_letter_of(message: Any, *, queue: str, envelope: bytes) -> DeadLette
         reason=getattr(message, "reason", "rejected"),
         envelope=envelope,
     )
+
+
+@contextmanager
+def letters_at(url: str) -> Iterator[DeadLetters | None]:
+    """Open the dead letters of the broker of tasks at *url*, to be seen or discarded; ``None`` for
+    a broker in memory.
+    """
+    match transport_of(url):
+        case "redis":
+            from mainstay.resources.redis import RedisDeadLetters
+            from mainstay.resources.redis.client import connect as connect_redis
+
+            with connect_redis(url) as client:
+                yield RedisDeadLetters(client, {})
+        case "amqp":
+            yield AmqpDeadLetters(url)
+        case _:
+            yield None
 
 
 class Undertaker:

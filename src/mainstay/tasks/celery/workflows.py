@@ -11,6 +11,7 @@ which a step is done is the one that sends those that follow it, through the out
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 WORKFLOW = "x-mainstay-workflow"
 """The header of a task that is a step: the id of its workflow."""
 AGAIN = "x-mainstay-again"
-"""The header of a task that was sent again on purpose, after it failed or was called off."""
+"""The header of a task that was sent again on purpose, after it failed or was called off: when, in
+seconds since the epoch. A dead letter tells by it after which retry it was written.
+"""
 
 
 def workflow_of(request: Any) -> str:
@@ -167,6 +170,9 @@ class Workflows:
         """Do the steps again that failed, or were called off, and then what waits for them; what
         is done stays done. Returns the ids of their tasks, which are those of before.
 
+        Their dead letters are taken: those in the service's database with the commit, those on a
+        broker before the tasks are sent there again.
+
         Args:
             session: The unit of work that it is a part of; else it is committed by itself.
 
@@ -174,12 +180,14 @@ class Workflows:
             NotFound: There is no such workflow.
             Conflict: None of its steps has failed.
         """
-        from mainstay.resources.sqlalchemy import workflows
+        from mainstay.resources.sqlalchemy import deadletters, workflows
 
         with self._unit(session) as unit:
             again = workflows.again(unit.connection(), workflow_id)
-            self._send(unit, again, {AGAIN: "1"})
-        return [step.task_id for step in again]
+            ids = [step.task_id for step in again]
+            deadletters.drop(unit.connection(), ids)
+            self._send(unit, again, {AGAIN: f"{time.time():.6f}"})
+        return ids
 
     async def aretry(
         self, workflow_id: str, *, session: AsyncSession | None = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["storable", "text_of"]
+from collections.abc import Iterator
+
+__all__ = ["causes", "storable", "text_of", "tls_reason"]
 
 
 def storable(text: str) -> str:
@@ -10,6 +12,29 @@ def storable(text: str) -> str:
     file's name for one, and UTF-8 cannot.
     """
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Go through *error* and what caused it."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def tls_reason(error: BaseException) -> str:
+    """Return why there is no TLS with a server, to follow on "cannot be reached", where *error* or
+    what caused it is about that; else nothing.
+    """
+    for each in causes(error):
+        if type(each).__module__ != "ssl":
+            continue
+        if refused := getattr(each, "verify_message", ""):
+            return f": its certificate is refused: {storable(refused).rstrip('.')}"
+        if reason := getattr(each, "reason", ""):
+            return f": TLS with it fails: {storable(reason)}"
+    return ""
 
 
 def text_of(error: BaseException) -> str:

@@ -20,6 +20,7 @@ from mainstay.deadletters import DeadLetter
 from mainstay.lifecycle import Pulse
 from mainstay.rpc.address import address_of
 from mainstay.rpc.line import BACKOFF_SECONDS, Note, Wake
+from mainstay.texts import tls_reason
 
 __all__ = ["Delivery", "Intake", "Listener", "QueueType", "Settlement", "Terms"]
 
@@ -279,7 +280,7 @@ class Intake(ABC):
                 self._note(
                     "warning",
                     f"no connection to {self.address} for {self.terms.queue!r}: "
-                    f"{type(reason).__name__}; trying again until there is one",
+                    f"{type(reason).__name__}{tls_reason(reason)}; trying again until there is one",
                 )
             lasted = time.monotonic() - opened_at > longest
             pause = shortest if lasted else min(pause * 2, longest)

@@ -31,6 +31,7 @@ from mainstay.errors import (
 )
 from mainstay.rpc.address import address_of
 from mainstay.rpc.deadlines import Deadlines
+from mainstay.texts import tls_reason
 
 __all__ = ["CONNECT_SECONDS", "WATCH_SECONDS", "Line", "Note", "Outgoing", "Wake"]
 
@@ -130,6 +131,7 @@ class Line(ABC):
         self._note = note
         self._late = late
         self._is_down = False  # not the opposite of is_up: at the start it is neither
+        self._tls_reason = ""
         self._prefix = contexts.new_id()[:16]
         self._numbers = itertools.count()
         self._waiting: dict[str, Outgoing] = {}
@@ -257,11 +259,13 @@ class Line(ABC):
                 self._serve()
             except Exception as error:  # noqa: BLE001 - sockets, TLS, protocol: all mean it is gone
                 reason = error
+            self._tls_reason = "" if reason is None else tls_reason(reason)
             was_up, self.is_up = self.is_up, False
             if reason is not None and not self._is_down:
                 self._is_down = True
                 what = "lost the connection" if was_up else "no connection"
-                self._note("warning", f"{what} to {self.address}: {type(reason).__name__}")
+                said = f"{what} to {self.address}: {type(reason).__name__}{self._tls_reason}"
+                self._note("warning", said)
             self._shut()
             self._fail_waiting()
             if reason is not None:
@@ -292,7 +296,7 @@ class Line(ABC):
         why = "the client is closed" if self._closing.is_set() else "it does not answer"
         return NotConnected(
             f"a call to {call.queue!r} was not sent: there is no connection to {self.address} "
-            f"({why}); it is safe to try again"
+            f"({why}{self._tls_reason}); it is safe to try again"
         )
 
     def _expire(self, wire_id: str) -> None:

@@ -21,6 +21,7 @@ from mainstay.errors import Unavailable
 from mainstay.resources.amqp.connection import connect
 from mainstay.resources.amqp.management import Management
 from mainstay.resources.amqp.publisher import Publisher
+from mainstay.texts import tls_reason
 
 __all__ = ["DETAIL", "DIED_AT", "KIND", "NAME", "QUEUE", "REASON", "AmqpDeadLetters", "headers_of"]
 
@@ -151,8 +152,9 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except (amqp.AMQPError, OSError) as error:
+        reason = tls_reason(error)
         raise Unavailable(
-            "RabbitMQ does not answer: its dead letters cannot be seen now"
+            f"the dead letters cannot be seen now: RabbitMQ does not answer{reason}"
         ) from error
 
 

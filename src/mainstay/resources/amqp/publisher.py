@@ -12,6 +12,7 @@ import amqp
 from amqp.exceptions import MessageNacked
 
 from mainstay.errors import Disconnected, NoRoute, NotConnected, Overloaded, Unconfirmed
+from mainstay.texts import tls_reason
 
 __all__ = ["CONFIRM_TIMEOUT_SECONDS", "Publisher"]
 
@@ -116,7 +117,9 @@ class Publisher:
                 self._channel.events["basic_return"].add(self._on_return)
             except (amqp.AMQPError, OSError) as error:
                 self._drop()
-                raise NotConnected("RabbitMQ cannot be reached: nothing was sent") from error
+                raise NotConnected(
+                    f"nothing was sent: RabbitMQ cannot be reached{tls_reason(error)}"
+                ) from error
             self._used_at = self._clock()
         return self._channel
 

@@ -10,6 +10,7 @@ import redis
 
 from mainstay.deadletters import SUFFIX, DeadLetter, Kind, dead_letters_of
 from mainstay.errors import Unavailable
+from mainstay.texts import tls_reason
 
 __all__ = ["RedisDeadLetters", "Requeue"]
 
@@ -91,7 +92,10 @@ def _reached() -> Iterator[None]:
     try:
         yield
     except redis.RedisError as error:
-        raise Unavailable("Redis does not answer: its dead letters cannot be seen now") from error
+        reason = tls_reason(error)
+        raise Unavailable(
+            f"the dead letters cannot be seen now: Redis does not answer{reason}"
+        ) from error
 
 
 def _only(wanted: DeadLetter) -> Callable[[DeadLetter], bool]:

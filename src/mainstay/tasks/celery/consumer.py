@@ -29,6 +29,7 @@ from mainstay.tasks.celery import compression
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, text_of_header, was_stored
 from mainstay.tasks.celery.profiles import transport_of
+from mainstay.texts import tls_reason
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -286,10 +287,10 @@ class GuardedConsumer(Consumer):
         def tell(error: BaseException, interval: float) -> None:
             worker.connecting()
             logger.error(
-                "the broker %s cannot be reached (%s): is it up, and is CELERY_BROKER_URL right? "
-                "trying again in %.1f s",
+                "the broker %s cannot be reached (%s)%s; trying again in %.1f s",
                 mask(str(self.app.conf.broker_url)),
                 getattr(error, "reply_text", None) or type(error).__name__,
+                tls_reason(error) or ": is it up, and is CELERY_BROKER_URL right?",
                 interval,
             )
 

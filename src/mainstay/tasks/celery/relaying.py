@@ -38,6 +38,7 @@ from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.tasks.telling import error_of
 from mainstay.taskstates import ANY_EPOCH
+from mainstay.texts import tls_reason
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -79,6 +80,7 @@ class TaskPublisher:
             except Exception as error:  # noqa: BLE001 - whatever keeps it away is the broker's
                 away = NotConnected(
                     f"the broker of tasks cannot be reached ({type(error).__name__})"
+                    f"{tls_reason(error)}"
                 )
                 away.__cause__ = error
                 return [away] * len(messages)

@@ -8,7 +8,7 @@ else is unclear is the sender's to decide.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -35,6 +35,7 @@ from mainstay.errors import (
 )
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, depth_of
 from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, unreadable
+from mainstay.texts import causes, tls_reason
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -237,7 +238,7 @@ def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
 
 def translated(error: BaseException, name: str) -> MainstayError | None:
     """Return what a sender is told for *error* of a client library; ``None`` for any other."""
-    for each in _causes(error):
+    for each in causes(error):
         code = getattr(each, "reply_code", None)
         if isinstance(each, MessageNacked):
             return Overloaded(f"{name} was not sent: its queue takes no more messages")
@@ -277,7 +278,7 @@ def _publish_once(app: App, name: str, send: Callable[[Any], T]) -> T:
 
 
 def _is_nacked(error: BaseException) -> bool:
-    return any(isinstance(one, MessageNacked) for one in _causes(error))
+    return any(isinstance(one, MessageNacked) for one in causes(error))
 
 
 def _connect(producer: Any, name: str) -> None:
@@ -286,10 +287,8 @@ def _connect(producer: Any, name: str) -> None:
     except Exception as error:
         if isinstance(error, EncodeError) or translated(error, name) is None:
             raise
-        raise NotConnected(
-            f"{name} was not sent: the broker cannot be reached: is it up, and does "
-            "CELERY_BROKER_URL name it?"
-        ) from error
+        hint = tls_reason(error) or ": is it up, and does CELERY_BROKER_URL name it?"
+        raise NotConnected(f"{name} was not sent: the broker cannot be reached{hint}") from error
 
 
 def _abandon(producer: Any) -> None:
@@ -303,14 +302,6 @@ def _is_of_redis(error: BaseException, name: str) -> bool:
     # By name, because what is on RabbitMQ imports no client of Redis: a fifth of a worker's start.
     wanted = f"redis.exceptions.{name}"
     return any(f"{kind.__module__}.{kind.__qualname__}" == wanted for kind in type(error).__mro__)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _characters(value: object, limit: int) -> int:

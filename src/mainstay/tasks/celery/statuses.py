@@ -25,6 +25,7 @@ from mainstay.tasks.memory import MemoryStatuses
 from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.tasks.telling import dumps, written
 from mainstay.tasks.values import unpacked
+from mainstay.texts import tls_reason
 
 if TYPE_CHECKING:
     import redis
@@ -255,7 +256,8 @@ def _answering() -> Iterator[None]:
         yield
     except redis.exceptions.RedisError as error:
         raise NotConnected(
-            "Redis, which keeps the statuses of tasks, does not answer: nothing was sent: is it up?"
+            "Redis, which keeps the statuses of tasks, does not answer: nothing was sent"
+            f"{tls_reason(error) or ': is it up?'}"
         ) from error
 
 

@@ -320,6 +320,11 @@ def hold_kept(self: Any, key: str, end: str) -> str:
     return key
 
 
+@celery_app.task(name="starts")
+def starts() -> Any:
+    return celery_app.signature("answered", args=(3,)).apply_async()
+
+
 @celery_app.task(name="fans_out", bind=True)
 def fans_out(self: Any, number: int) -> None:
     add = celery_app.signature("add")

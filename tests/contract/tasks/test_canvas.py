@@ -68,6 +68,12 @@ def test_map_starmap_and_chunks_give_their_results(app: App) -> None:
         assert canvas.apply_async().get(timeout=PATIENCE_SECONDS) == result
 
 
+def test_a_task_may_return_what_waits_for_others(app: App) -> None:
+    id, parent = app.send_task("starts", ignore_result=False).get(timeout=PATIENCE_SECONDS)[0]
+    assert parent is None
+    assert app.AsyncResult(id).get(timeout=PATIENCE_SECONDS) == 3
+
+
 def test_a_chord_without_a_result_backend_is_refused_before_any_of_it_is_sent() -> None:
     settings = Settings(env="test", celery_broker_url="memory://", celery_result_backend=None)
     app = create_celery_app(settings)

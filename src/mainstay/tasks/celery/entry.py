@@ -218,9 +218,11 @@ class TaskEntry(Entry[Any]):
         except Retry as error:
             reports.retrying(task, self._attempt, error.exc)
             raise
-        is_kept = not request.ignore_result and not isinstance(task.backend, DisabledBackend)
-        if is_kept or request.chain or request.callbacks or request.chord:
-            dumps(result)  # here, where what was done can still be undone
+        # Here, where what was done can still be undone.
+        if not request.ignore_result and not isinstance(task.backend, DisabledBackend):
+            dumps(task.backend.prepare_value(result))
+        if request.chain or request.callbacks or request.chord:
+            dumps(result)
         return result
 
     def _conclude(self, session: Session, result: Any) -> bool:

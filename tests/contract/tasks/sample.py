@@ -26,7 +26,7 @@ from mainstay.errors import Bury, Refuse, Unavailable
 from mainstay.resources.sqlalchemy import Database, first_time
 from mainstay.retries import Backoff
 from mainstay.service import Service
-from mainstay.tasks.celery import TaskQueue, create_celery_app
+from mainstay.tasks.celery import Task, TaskQueue, create_celery_app
 from mainstay.tasks.celery.transport import Channel
 
 EFFECTS = "SAMPLE_EFFECTS"
@@ -331,9 +331,19 @@ def fans_out(self: Any, number: int) -> None:
     raise self.replace(group(add.clone((number, 1)), add.clone((number, 2))))
 
 
+class Unready(Task):
+    """A task that fails before its function is called."""
+
+    abstract = True
+
+    def before_start(self, *_: object) -> None:
+        raise ValueError("not ready")
+
+
 _kept: dict[str, Any] = {"bind": True, "ignore_result": False, "backoff": BACKOFF}
 celery_app.task(ends, name="ends", **_kept)
 celery_app.task(ends, name="ends_dead", profile="dead-letter", **_kept)
+celery_app.task(ends, name="ends_unready", base=Unready, **_kept)
 celery_app.task(ends, name="ends_limited", time_limit=2, soft_time_limit=1, **_kept)
 
 

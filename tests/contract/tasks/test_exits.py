@@ -68,6 +68,7 @@ EXITS = {
     ),
     "deaf": Exit(State.FAILURE, "time-limit", TimeLimitExceeded, None, task="ends_limited"),
     "unencodable": Exit(State.FAILURE, "failed:TypeError", TypeError, "failed"),
+    "unready": Exit(State.FAILURE, "failed:ValueError", ValueError, None, task="ends_unready"),
     "expired": Exit(State.FAILURE, "expired", TaskRevokedError, None, options={"expires": -5}),
     "unknown": Exit(State.FAILURE, "unknown-task", NotRegistered, None, task="no_such_task"),
 }

@@ -82,7 +82,27 @@ def patient(kind: type[Any]) -> type[Any]:
     return type(kind.__name__, (_Patient, kind), {"__module__": kind.__module__})
 
 
-class _NoResults(DisabledBackend):
+class _Telling:
+    """What every result backend is told, the statuses of tasks are told too."""
+
+    app: App
+
+    def mark_as_failure(
+        self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any
+    ) -> None:
+        is_own = request is not None and request.id == task_id
+        if is_own and self.app.worker.is_child and not getattr(request, "is_decided", False):
+            # It failed before its stations, or after them, where Celery has put its request away.
+            task = self.app.tasks[request.task]
+            task.request_stack.push(request)
+            try:
+                self.app.reports.failed(task, int(request.retries) + 1, exc)
+            finally:
+                task.request_stack.pop()
+        super().mark_as_failure(task_id, exc, *args, request=request, **kwargs)  # type: ignore[misc] # the backend's
+
+
+class _NoResults(_Telling, DisabledBackend):
     @override
     def ensure_chords_allowed(self) -> None:
         raise Misconfigured(
@@ -92,18 +112,8 @@ class _NoResults(DisabledBackend):
         )
 
 
-class _Patient:
-    app: App
+class _Patient(_Telling):
     _silent_until = 0.0
-
-    def mark_as_failure(
-        self, task_id: str, exc: BaseException, *args: Any, request: Any = None, **kwargs: Any
-    ) -> None:
-        is_own = request is not None and request.id == task_id
-        if is_own and self.app.worker.is_child and not getattr(request, "is_decided", False):
-            # It failed before its stations, or after them.
-            self.app.reports.failed(self.app.tasks[request.task], int(request.retries) + 1, exc)
-        super().mark_as_failure(task_id, exc, *args, request=request, **kwargs)  # type: ignore[misc] # likewise
 
     def store_result(
         self,

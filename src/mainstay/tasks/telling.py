@@ -32,21 +32,26 @@ def result_of(value: Any, *, is_handed_on: bool = False) -> tuple[Any, dict[str,
         is_handed_on: The next step is given it, so it is to come back as it was; else an object
             that JSON can only show, such as a dataclass, will do.
     """
+    kind = type(value).__name__
+    note = None
     try:
         try:
             text = dumps(packed(value))
-        except TypeError:
-            if is_handed_on:
-                raise
+        except TypeError as error:
             text = dumps(value)
+            if is_handed_on:
+                detail = f"it returned a {kind} that no step can be given: {_reason(error)}"
+                note = {"type": "ResultNotKept", "detail": detail}
         if _NUL.search(text):
             raise ValueError("it has a NUL, which PostgreSQL's JSON has not")
     except Exception as error:  # noqa: BLE001 - an encoder calls what a value brings along
-        kind = type(value).__name__
-        reason = text_of(error)[:_REASON_CHARACTERS] or type(error).__name__
-        detail = f"it returned a {kind} that JSON cannot hold: {reason}: not kept"
+        detail = f"it returned a {kind} that JSON cannot hold: {_reason(error)}: not kept"
         return None, {"type": "ResultNotKept", "detail": detail}
-    return value, None
+    return value, note
+
+
+def _reason(error: Exception) -> str:
+    return text_of(error)[:_REASON_CHARACTERS] or type(error).__name__
 
 
 def written(value: Any) -> Any:

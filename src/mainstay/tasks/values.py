@@ -1,4 +1,4 @@
-"""How does a value that a task returned come to the next one as it was?
+"""Values in JSON, without loss: what a task returned comes to the next one as it was.
 
 JSON has no dates, no decimals, no UUIDs and no bytes. Celery's own messages write these as
 ``{"__type__": …, "__value__": …}``, and so do the statuses of tasks, from which the steps of a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -78,7 +79,8 @@ def unpacked(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if value.keys() == _KEYS and value[_TYPE] in _READ:
-        return _READ[value[_TYPE]](value[_VALUE])
+        with suppress(Exception):  # one that looks like an envelope, and was written by others
+            return _READ[value[_TYPE]](value[_VALUE])
     return {name: unpacked(each) for name, each in value.items()}
 
 

@@ -19,6 +19,7 @@ from uuid import UUID
 from celery import group
 from celery.exceptions import Ignore, Reject
 from sqlalchemy import event, text
+from typing_extensions import override
 
 from mainstay import context
 from mainstay.config import Settings
@@ -336,8 +337,9 @@ class Unready(Task):
 
     abstract = True
 
-    def before_start(self, *_: object) -> None:
-        raise ValueError("not ready")
+    @override
+    def before_start(self, _id: str, args: tuple[Any, ...], *_: object) -> None:
+        raise Ignore("not now") if args[0] == "ignoring at its start" else ValueError("not ready")
 
 
 _kept: dict[str, Any] = {"bind": True, "ignore_result": False, "backoff": BACKOFF}

@@ -34,7 +34,7 @@ class Point:
 def test_what_json_can_show_alone_is_kept_unless_the_next_step_is_given_it() -> None:
     assert result_of(Point(1)) == (Point(1), None)
     kept, note = result_of({"p": Point(1)}, is_handed_on=True)
-    assert kept is None
+    assert kept == {"p": Point(1)}
     assert note is not None
     assert "it['p'] is a Point" in note["detail"]
 

@@ -28,7 +28,6 @@ import celery
 from amqp import PreconditionFailed
 from celery.app import backends
 from celery.app.amqp import AMQP
-from celery.exceptions import Reject
 from celery.signals import import_modules
 from celery.utils import uuid
 from kombu.transport.native_delayed_delivery import (
@@ -43,7 +42,6 @@ from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.letters import Undertaker
-from mainstay.tasks.celery.patience import is_away, patient
 from mainstay.tasks.celery.profiles import (
     CONFIRM_TIMEOUT_SECONDS,
     DELAY_LIMIT_SECONDS,
@@ -52,6 +50,7 @@ from mainstay.tasks.celery.profiles import (
 from mainstay.tasks.celery.queues import DELIVERY_LIMIT, DeclaredQueues, TaskQueue
 from mainstay.tasks.celery.recording import Recorder
 from mainstay.tasks.celery.reports import Reports
+from mainstay.tasks.celery.results import backend_of
 from mainstay.tasks.celery.senders import Senders
 from mainstay.tasks.celery.settings import CelerySettings
 from mainstay.tasks.celery.statuses import DatabaseStatuses, database_of
@@ -409,8 +408,6 @@ class App(celery.Celery):
                 self._delayed_pid = 0  # the broker has lost what carries delays, too
             if is_news and is_certain:
                 self.reports.not_sent(id, error)
-            if self._follows_a_task and is_away(error) and not isinstance(error, NoRoute):
-                raise Reject(f"{name}, which follows it, was not sent", requeue=True) from error
             raise
 
     def _check_mapped(self, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -423,12 +420,6 @@ class App(celery.Celery):
                 f"{mapped} was not sent: it takes a session, and within map, starmap and chunks "
                 "a task is only called: send a group of it instead"
             )
-
-    @property
-    def _follows_a_task(self) -> bool:
-        """Is what is sent now sent by Celery, because a task of this child has ended?"""
-        task = self.current_worker_task if self.worker.is_child else None
-        return task is not None and getattr(task.request, "is_decided", False)
 
     async def aside(self, call: Callable[[], T]) -> T:
         """Do something that waits for the broker on a thread of the senders."""
@@ -544,7 +535,7 @@ class App(celery.Celery):
         # Celery does not know.
         url = self.conf.get("result_backend") or profiles.result_backend(self.service.settings)
         kind, url = backends.by_url(url, self.loader)
-        return patient(kind)(app=self, url=url)
+        return backend_of(kind)(app=self, url=url)
 
     def _load_config(self) -> Any:
         # Threads that send the first tasks come here together, and each is to see all of it.

@@ -66,6 +66,7 @@ class Task(celery.Task):
             cls.soft_time_limit = soft_limit(cls.time_limit)
         check_function(cls.name, cls.run)
         cls.takes_session = check_session(cls.name, cls.run, once=cls.once, fenced=cls.fenced)
+        _decide_start(cls)
         is_undecided = cls.ignore_result is None  # at the first of two times
         bound: App = super().bind(app)
         if is_undecided and cls.name.startswith("celery."):
@@ -123,3 +124,17 @@ class Task(celery.Task):
             ignored = self.request.ignore_result
             if not (self.ignore_result if ignored is None else ignored):
                 self.update_state(state="PROGRESS", meta=told)
+
+
+def _decide_start(cls: type[Task]) -> None:
+    """Have what an author's `before_start` raises decided like what the task raises."""
+    own = cls.before_start
+    if own is celery.Task.before_start or getattr(own, "is_decided", False):
+        return
+
+    def before_start(self: Task, task_id: str, args: Any, kwargs: Any) -> None:
+        entry = TaskEntry(self, args, kwargs)
+        entry.decide(lambda: own(self, task_id, args, kwargs))
+
+    before_start.is_decided = True  # type: ignore[attr-defined]
+    cls.before_start = before_start

@@ -1,4 +1,4 @@
-"""Which steps does a canvas have, whom does each wait for, and what is it given?
+"""The steps of a canvas, in order: which ones each waits for, and what it is given.
 
 Chains, groups, chords, and whatever they are made into of one another, become a list of steps.
 What a step is given is what Celery would give it: the result of the step before it, or the list of
@@ -82,7 +82,7 @@ class _Steps:
         options = _together(options, _inherited(part))
         if kind == "chord":
             # What is to be called when the body fails hears of its header, too, as in Celery.
-            heard = {"link_error": part.body.options.get("link_error")}
+            heard = {"link_error": _errbacks_of(part.body)}
             header = self._add_group(part.tasks, args, _together(options, heard), before)
             return self.add(part.body, (), options, header)
         if kind == "group":
@@ -139,9 +139,19 @@ def _given(before: _Before) -> Sequence[str]:
 def _together(outer: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Return what holds for a part that has options of its own; it is heard of by both."""
     found = {**outer, **own}
-    errbacks = [each for part in (outer, own) for each in maybe_list(part.get("link_error")) or ()]
+    errbacks: list[Any] = []
+    for part in (outer, own):
+        errbacks += [e for e in maybe_list(part.get("link_error")) or () if e not in errbacks]
     if errbacks:
         found["link_error"] = errbacks
+    return found
+
+
+def _errbacks_of(body: Any) -> list[Any]:
+    found = list(maybe_list(body.options.get("link_error")) or ())
+    if body.subtask_type == "group":  # Celery sets them on each of its members
+        for member in body.tasks:
+            found += [each for each in _errbacks_of(member) if each not in found]
     return found
 
 

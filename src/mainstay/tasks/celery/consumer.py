@@ -178,7 +178,7 @@ class GuardedConsumer(Consumer):
         else:
             error = Bury(f"{found.reason}: {found.detail}")
             mark = partial(backend.mark_as_failure, id, error, **told)
-        self.app.worker.tell(mark, f"the end of task {id}")
+        self.app.worker.store(mark, f"the result of task {id} ({found.reason})")
 
     def settle(self, message: Any, queue: str) -> bool:
         """Let go of *message*, whose reason was noted; its dead letter is stored first. Says

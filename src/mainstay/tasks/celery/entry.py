@@ -41,11 +41,15 @@ _CARRIED = (
 _NO_LIMIT_OF_CELERY = 1_000_000
 
 
-class Replaced(Ignore):
+class _Settled(Ignore):
+    """What becomes of the task is known without this delivery."""
+
+
+class Replaced(_Settled):
     """Another task is done in the place of this one, under its id."""
 
 
-class _TakenOver(Ignore):
+class _TakenOver(_Settled):
     """A newer delivery does the task: this one is neither done nor failed."""
 
 
@@ -66,7 +70,7 @@ class TaskEntry(Entry[Any]):
         self._headers = self._carried()
         # Headers of the message could have said anything.
         self._request.epoch = 0
-        self._request.is_decided = False
+        self._request.decision = ""
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -77,14 +81,14 @@ class TaskEntry(Entry[Any]):
         return str(self._task.name)
 
     def handle(self) -> Step[Any]:
-        return Step(sync=partial(self._decide, self._do))
+        return Step(sync=partial(self.decide, self._do))
 
     def authenticate(self) -> Step[Principal | None] | None:
         token = self._headers.get(contexts.PRINCIPAL_TOKEN)
         tokens = self._service.tokens
         if not token or not tokens.can_verify:
             return None
-        return Step(sync=partial(self._decide, partial(tokens.verify_work, token)))
+        return Step(sync=partial(self.decide, partial(tokens.verify_work, token)))
 
     def outcome(self, error: BaseException | None) -> str:
         if isinstance(error, Retry):
@@ -143,11 +147,22 @@ class TaskEntry(Entry[Any]):
             return {} if context is None else context.inject()
         return carried
 
-    def _decide(self, step: Callable[[], T]) -> T:
-        """Do *step*; whatever it raises, the fate of the task is decided here."""
+    def decide(self, step: Callable[[], T]) -> T:
+        """Do *step*; whatever it raises, what becomes of the task is decided here."""
+        reports = self._task.app.reports
         try:
             return step()
-        except (Retry, Ignore, Reject):
+        except Reject:
+            raise
+        except _Settled:
+            self._request.decision = "ignored"
+            raise
+        except Ignore as error:
+            reports.ignored(self._task, self._attempt, error)
+            self._request.decision = "ignored"
+            raise
+        except Retry as error:
+            reports.retrying(self._task, self._attempt, error.exc)
             raise
         except Exception as error:  # noqa: BLE001 - likewise
             if self._effect.is_taken_over(error):
@@ -155,6 +170,11 @@ class TaskEntry(Entry[Any]):
             self._failed(error)
 
     def _do(self) -> Any:
+        result = self._done()
+        self._request.decision = "done"
+        return result
+
+    def _done(self) -> Any:
         try:
             if self._has_unit:
                 self._effect.claim()
@@ -175,7 +195,7 @@ class TaskEntry(Entry[Any]):
     def _begin(self) -> Any:
         if not self._task.app.reports.started(self._task, self._attempt):
             # Workers forget what was called off when they restart; its status does not.
-            raise Ignore("called off")
+            raise _Settled("called off")
         was_delivered = self._is_step or (self._request.delivery_info or {}).get("redelivered")
         if was_delivered and self._task.app.reports.is_done(self._request.id):
             # Its end may not have come to all who wait for it.
@@ -203,26 +223,17 @@ class TaskEntry(Entry[Any]):
                     self._conclude(session, result)
         if not is_noted:
             task.app.reports.succeeded(task, self._attempt, result)
-        self._request.is_decided = True
         return result
 
     def _body(self, **given: Any) -> Any:
-        task, reports, request = self._task, self._task.app.reports, self._request
-        try:
-            result = returned(task.name, task.run(*self._args, **given, **self._kwargs))
-        except Replaced:
-            raise
-        except Ignore as error:
-            reports.ignored(task, self._attempt, error)
-            raise
-        except Retry as error:
-            reports.retrying(task, self._attempt, error.exc)
-            raise
+        task, request = self._task, self._request
+        result = returned(task.name, task.run(*self._args, **given, **self._kwargs))
         # Here, where what was done can still be undone.
-        if not request.ignore_result and not isinstance(task.backend, DisabledBackend):
-            dumps(task.backend.prepare_value(result))
+        is_stored = not request.ignore_result and (not request.is_eager or task.store_eager_result)
         if request.chain or request.callbacks or request.chord:
             dumps(result)
+        elif is_stored and not isinstance(task.backend, DisabledBackend):
+            task.backend.encode(task.backend.prepare_value(result))
         return result
 
     def _conclude(self, session: Session, result: Any) -> bool:
@@ -253,14 +264,14 @@ class TaskEntry(Entry[Any]):
                 f"{task.name} was done before, and what comes after it cannot be sent again: its "
                 "result was not kept: leave track_status on, and let it return JSON"
             )
-        raise Ignore("done before") from None
+        raise _Settled("done before") from None
 
     def _failed(self, error: Exception) -> NoReturn:
         task, reports = self._task, self._task.app.reports
         decision = decide(error, self._attempt, task.backoff)
         if not isinstance(decision, RetryIn):
             reports.failed(task, self._attempt, error)
-            self._request.is_decided = True
+            self._request.decision = "failed"
             raise error
         reports.retrying(task, self._attempt, error)
         try:

@@ -17,9 +17,19 @@ from celery.utils.time import maybe_iso8601, maybe_make_aware
 from mainstay.errors import TooLarge
 from mainstay.tasks.celery.letters import DELIVERIES
 
-__all__ = ["DEPTH_LIMIT", "Limits", "Surprise", "depth_of", "surprise", "undecodable"]
+__all__ = [
+    "DEPTH_LIMIT",
+    "Limits",
+    "Surprise",
+    "depth_limit_of",
+    "depth_of",
+    "surprise",
+    "undecodable",
+]
 
 DEPTH_LIMIT = 64
+# Of Celery's own tasks: one that waits for a chord holds its results, each within the next.
+COMPOSED_DEPTH_LIMIT = 512
 _TEXT_LIMIT = 255
 _LONGEST_LIMIT_SECONDS = 86_400
 _FURTHEST_ETA = timedelta(days=1)
@@ -69,8 +79,9 @@ def surprise(message: Any, limits: Limits, now: datetime | None = None) -> Surpr
         except Exception as error:  # noqa: BLE001 - decoders of other people raise what they like
             return undecodable(error)
         _body(payload)
-        if _brackets(message.body) > limits.depth and depth_of(payload, limits.depth) is None:
-            return Surprise("too-deep", f"more than {limits.depth} levels of lists and tables")
+        depth = depth_limit_of(headers["task"], limits.depth)
+        if _brackets(message.body) > depth and depth_of(payload, depth) is None:
+            return Surprise("too-deep", f"more than {depth} levels of lists and tables")
         if _has_expired(headers, now or datetime.now(UTC)):
             return Surprise("expired", f"at {headers['expires']}")
         deliveries = _number(headers, DELIVERIES)
@@ -79,6 +90,11 @@ def surprise(message: Any, limits: Limits, now: datetime | None = None) -> Surpr
     except _Wrong as wrong:
         return wrong.surprise
     return None
+
+
+def depth_limit_of(name: str, usual: int = DEPTH_LIMIT) -> int:
+    """Return how deep the arguments of a task may be nested."""
+    return COMPOSED_DEPTH_LIMIT if name.startswith("celery.") else usual
 
 
 def undecodable(error: BaseException) -> Surprise:

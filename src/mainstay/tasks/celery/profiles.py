@@ -47,6 +47,13 @@ DELAY_LIMIT_SECONDS = 600.0
 _CONSUMER_TIMEOUT_MARGIN_SECONDS = 60.0
 # How often a worker on Redis looks for what others have left; see `transport`.
 _LOOK_SECONDS = 1.0
+# https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS; both timeouts of a
+# connection that is open are in milliseconds.
+_RESULTS_CONNECT_ARGS: Mapping[str, Any] = {
+    "connect_timeout": 2,
+    "tcp_user_timeout": 5_000,
+    "options": "-c statement_timeout=5000",
+}
 _SERIALIZER = "json"
 # The one that Celery sends by default since 2016, with what a worker is to know in the headers.
 _TASK_PROTOCOL = 2
@@ -168,6 +175,8 @@ def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[
         conf["broker_transport"] = f"{_ROOM}.transport:Transport"
     if settings.celery_result_backend is not None:
         conf["result_backend"] = result_backend(settings)
+        if settings.celery_result_backend.startswith("postgres"):
+            conf["database_engine_options"]["connect_args"] = _RESULTS_CONNECT_ARGS
         if settings.celery_result_backend.startswith("rediss:"):
             # Celery refuses such a URL without a word on whether certificates are verified.
             conf["redis_backend_use_ssl"] = {"ssl_cert_reqs": ssl.CERT_REQUIRED}

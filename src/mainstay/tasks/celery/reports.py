@@ -1,8 +1,8 @@
-"""Who tells the status store of a turn in a task's life, and what if the store does not answer?
+"""Storing the status of a task at each turn of its life.
 
 The sender's word (*waiting*) and the worker's first (*started*) must be kept, or nothing is done:
 both fail as the store fails. The last one waits for the store, with the message of the task in
-hand; see :mod:`mainstay.tasks.celery.patience`. What is said in between is told as well as can be.
+hand; see :mod:`mainstay.tasks.celery.results`. What is said in between is told as well as can be.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from celery.exceptions import Reject
 from mainstay import context as contexts
 from mainstay import forks
 from mainstay.errors import Retry
-from mainstay.tasks.celery.patience import insist
+from mainstay.tasks.celery.results import is_outage, retried
 from mainstay.tasks.celery.statuses import store_of
 from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
@@ -121,18 +121,27 @@ class Reports:
         return status is not None and status.state is State.REVOKED
 
     def progress(self, task: Task, told: dict[str, Any]) -> None:
-        """The task tells how far it is; while the store is away, to nobody: the next time says
-        more.
-        """
-        if not (_is_tracked(task) and task.request.id) or time.monotonic() < self._pause_until:
+        """The task tells how far it is; while the store is away, only the next time says so."""
+        store = self.store
+        if store is None or not (_is_tracked(task) and task.request.id):
+            return
+        if time.monotonic() < self._pause_until:
             return
         attempt = int(task.request.retries or 0) + 1
         status = _turn(task, State.PROGRESS, attempt, None, meta=told)
-        is_first_time = not self._pause_until
-        if self._tell(status, is_warned=is_first_time):
-            self._pause_until = 0.0
-        else:
+        try:
+            store.record(status)
+        except SoftTimeLimitExceeded:
+            raise  # it is the task's to hear
+        except Exception as error:  # noqa: BLE001 - the work goes on
+            if not is_outage(error):
+                _warn(status, error)
+                return
+            if not self._pause_until:
+                _warn(status, error)  # and not again while it lasts
             self._pause_until = time.monotonic() + _PAUSE_SECONDS
+            return
+        self._pause_until = 0.0
 
     def keeps_in_transactions(self, task: Task) -> bool:
         """Can what is said of the task be part of a transaction of its service's database?"""
@@ -212,7 +221,7 @@ class Reports:
         """Have the last word on *task* kept, before its message is let go of.
 
         Raises:
-            Reject: The store was away for too long; see :func:`insist`.
+            Reject: The store was away for too long; see :func:`retried`.
         """
         store = self.store
         if store is None:
@@ -221,32 +230,28 @@ class Reports:
             self._tell(status)
             return
         try:
-            insist(lambda: store.record(status), f"that task {status.id} is {status.state}")
+            retried(lambda: store.record(status), f"the status of task {status.id}: {status.state}")
         except Reject:
             raise
         except Exception as error:  # noqa: BLE001 - the work is over, and only its note missing
             _warn(status, error)
 
-    def _tell(self, status: TaskStatus, *, is_warned: bool = True) -> bool:
-        """Have *status* kept, if that can be; says whether it could."""
+    def _tell(self, status: TaskStatus) -> None:
+        """Have *status* kept, if that can be."""
         store = self.store
         if store is None:
-            return True
+            return
         try:
             store.record(status)
-        except Exception as error:
-            if isinstance(error, SoftTimeLimitExceeded) and status.state is State.PROGRESS:
-                raise  # it is the task's to hear
-            if is_warned:
-                _warn(status, error)
-            return False
-        return True
+        except Exception as error:  # noqa: BLE001 - a later word says more
+            _warn(status, error)
 
     def _mind_fork(self) -> None:
         if self._generation != forks.generation():
             # What the parent had connected, and was about to tell, is the parent's.
             self._later.clear()
             self._is_store_known = False
+            self._pause_until = 0.0
             self._generation = forks.generation()
 
 

@@ -33,7 +33,7 @@ from mainstay.errors import (
     TooLarge,
     Unconfirmed,
 )
-from mainstay.tasks.celery.guard import DEPTH_LIMIT, depth_of
+from mainstay.tasks.celery.guard import depth_limit_of, depth_of
 from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, unreadable
 from mainstay.texts import causes, tls_reason
 
@@ -103,8 +103,9 @@ def check_body(name: str, body: object, limit_bytes: int) -> None:
     Raises:
         TooLarge: It has more bytes, or more levels, than a worker accepts.
     """
-    if depth_of(body, DEPTH_LIMIT - 1) is None:
-        raise TooLarge(f"the arguments of {name} are nested more than {DEPTH_LIMIT} levels deep")
+    depth = depth_limit_of(name)
+    if depth_of(body, depth - 1) is None:
+        raise TooLarge(f"the arguments of {name} are nested more than {depth} levels deep")
     if _characters(body, limit_bytes) * _CERTAINLY_SMALL < limit_bytes:
         return
     try:

@@ -32,8 +32,8 @@ from mainstay.tasks.celery import profiles
 from mainstay.tasks.celery.backlog import Backlog
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.depths import depths_of
-from mainstay.tasks.celery.patience import is_away
 from mainstay.tasks.celery.queues import TaskQueue
+from mainstay.tasks.celery.results import is_outage
 from mainstay.tasks.celery.statuses import database_of
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ logger = logging.getLogger(__name__)
 POOL = "mainstay.tasks.celery.pool:TaskPool"
 LOOP_LIMIT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
-_TOLD_ATTEMPTS, _TOLD_AGAIN_SECONDS = 60, 2.0
+_STORE_ATTEMPTS, _STORE_AGAIN_SECONDS = 60, 2.0
 
 
 class WorkerSide:
@@ -96,19 +96,18 @@ class WorkerSide:
         self._is_connected = False
         self.beat()
 
-    def tell(self, call: Callable[[], object], what: str, attempt: int = 1) -> None:
-        """Do *call*, which tells somebody *what*; again, for two minutes, while its server is away.
-
-        From the main loop, which others wait for.
+    def store(self, call: Callable[[], object], what: str, attempt: int = 1) -> None:
+        """Do *call*, which stores *what*, on the main loop; again while its server is away, for two
+        minutes.
         """
         try:
             call()
         except Exception as error:
-            if self.consumer is None or attempt == _TOLD_ATTEMPTS or not is_away(error):
-                logger.exception("%s could not be told", what)
+            if self.consumer is None or attempt == _STORE_ATTEMPTS or not is_outage(error):
+                logger.exception("not stored: %s", what)
                 return
             again = (call, what, attempt + 1)
-            self.consumer.timer.call_after(_TOLD_AGAIN_SECONDS, self.tell, again)
+            self.consumer.timer.call_after(_STORE_AGAIN_SECONDS, self.store, again)
 
     @property
     def is_inside(self) -> bool:

@@ -48,7 +48,7 @@ def task() -> Any:
 
 
 def test_the_last_word_on_a_task_waits_for_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mainstay.tasks.celery.patience.time.sleep", lambda _seconds: None)
+    monkeypatch.setattr("mainstay.tasks.celery.results.time.sleep", lambda _seconds: None)
     store = Blinking(3, ConnectionResetError())
     told_to(store, monkeypatch).succeeded(task(), 1, 42)
     status = store.find("1")

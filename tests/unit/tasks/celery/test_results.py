@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import BackendStoreError, Reject
 
+from mainstay.config import Settings
 from mainstay.errors import NotConnected
-from mainstay.tasks.celery import patience
+from mainstay.tasks.celery import create_celery_app, results
 
 
 class Clock:
@@ -13,8 +16,8 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr("mainstay.tasks.celery.patience.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("mainstay.tasks.celery.patience.time.sleep", self.sleep)
+        monkeypatch.setattr("mainstay.tasks.celery.results.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("mainstay.tasks.celery.results.time.sleep", self.sleep)
 
     def sleep(self, seconds: float) -> None:
         self.now += seconds
@@ -39,9 +42,32 @@ def test_an_end_is_told_as_soon_as_its_server_is_back(
             raise error
         return "told"
 
-    assert patience.insist(tell, "the end") == "told"
+    assert results.retried(tell, "the end") == "told"
     assert clock.now < 103
     assert len(caplog.records) == 1
+
+
+def test_a_time_limit_that_comes_amid_an_outage_is_no_outage(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Clock(monkeypatch)
+
+    def tell() -> None:
+        try:
+            raise ConnectionResetError
+        except ConnectionResetError:
+            raise SoftTimeLimitExceeded from None
+
+    def tell_with_context() -> None:
+        try:
+            raise ConnectionResetError
+        except ConnectionResetError:
+            raise SoftTimeLimitExceeded  # noqa: B904 - as a client library does
+
+    for each in (tell, tell_with_context):
+        with pytest.raises(Reject) as back:
+            results.retried(each, "the end")
+        assert back.value.requeue
 
 
 def test_after_two_minutes_the_message_goes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +77,7 @@ def test_after_two_minutes_the_message_goes_back(monkeypatch: pytest.MonkeyPatch
         raise ConnectionResetError
 
     with pytest.raises(Reject) as back:
-        patience.insist(tell, "the end")
+        results.retried(tell, "the end")
     assert back.value.requeue
     assert 110 < clock.now <= 120
 
@@ -63,7 +89,7 @@ def test_at_the_soft_time_limit_the_message_goes_back(monkeypatch: pytest.Monkey
         raise ConnectionResetError if clock.now < 50 else SoftTimeLimitExceeded
 
     with pytest.raises(Reject) as back:
-        patience.insist(tell, "the end")
+        results.retried(tell, "the end")
     assert back.value.requeue
 
 
@@ -77,5 +103,21 @@ def test_what_can_never_be_told_is_an_error_at_once(
         raise error
 
     with pytest.raises(type(error)):
-        patience.insist(tell, "the end")
+        results.retried(tell, "the end")
     assert clock.now == 0
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "sqlite:///results.db"])
+def test_a_result_can_be_pickled_as_celerys_own(url: str) -> None:
+    settings = Settings(env="test", celery_broker_url="memory://", celery_result_backend=url)
+    app = create_celery_app(settings)
+    app.set_current()
+    back = pickle.loads(pickle.dumps(app.AsyncResult("1")))  # noqa: S301 - our own
+    assert back.id == "1"
+    app.service.stop()
+
+
+def test_failures_are_marked_as_celerys_backends_take_them() -> None:
+    settings = Settings(env="test", celery_broker_url="memory://", celery_result_backend=None)
+    backend = create_celery_app(settings).backend
+    backend.mark_as_failure("1", ValueError("no"), None, None, True, False)

@@ -20,6 +20,8 @@ class State(StrEnum):
     SUCCESS = "success"
     FAILURE = "failure"
     REVOKED = "revoked"
+    LOST = "lost"
+    """No queue and no worker has it any more: it can be sent again."""
 
     @property
     def is_final(self) -> bool:

@@ -34,6 +34,7 @@ _STATES: dict[State, StateName] = {
     State.STARTED: "STARTED",
     State.PROGRESS: "PROGRESS",
     State.RETRYING: "RETRY",
+    State.LOST: "PENDING",  # until it is sent again
     State.SUCCESS: "SUCCESS",
     State.FAILURE: "FAILURE",
     State.REVOKED: "REVOKED",

@@ -21,7 +21,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="tasks",
-    help="See tasks, send failed ones again, call off those that wait.",
+    help="See tasks, send failed and lost ones again, call off those that wait.",
     no_args_is_help=True,
 )
 
@@ -29,6 +29,10 @@ Service = Annotated[
     str | None, typer.Option(help="A service of mainstay.toml; all of them unless told.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+_NOTHING_KEPT = (
+    "lost, and nothing is kept any more that would send them again: {}; send them anew, and call "
+    "these off (`mainstay tasks revoke ID`)"
+)
 Id = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 
 
@@ -37,7 +41,8 @@ def ls(
     state: Annotated[
         str | None,
         typer.Option(
-            help="waiting, started, progress, retrying, success, failure or revoked: only those."
+            help="waiting, started, progress, retrying, lost, success, failure or revoked: only "
+            "those."
         ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many.")] = 50,
@@ -83,14 +88,36 @@ def show(id: Id, service: Service = None, as_json: AsJson = False) -> None:
 
 
 @app.command("retry")
-def retry(id: Id, service: Service = None) -> None:
-    """Send a failed task again, from its dead letter."""
+def retry(
+    id: Annotated[str | None, typer.Argument(metavar="ID", help="The task's id.")] = None,
+    all_lost: Annotated[
+        bool, typer.Option("--all-lost", help="Every task that the broker has lost.")
+    ] = False,
+    service: Service = None,
+) -> None:
+    """Send a failed task again, from its dead letter; or lost ones, from what is kept of them."""
+    if (id is None) is not all_lost:
+        raise typer.BadParameter("give the ID of one task, or --all-lost, and not both")
+    if id is None:
+        _retry_all_lost(service)
+    else:
+        _retry(id, service)
+
+
+def _retry(id: str, service: str | None) -> None:
     from mainstay.cli.dead import stores
     from mainstay.tasks.status import State, TaskStatus
 
     with _one(id, service) as (celery_app, status):
+        if status.state is State.LOST and celery_app.lost is not None:
+            if celery_app.lost.retry([id]).missing:
+                raise NotFound(_NOTHING_KEPT.format(id))
+            typer.echo(f"{id} waits again on {status.queue}")
+            return
         if status.state is not State.FAILURE:
-            raise Conflict(f"task {id} is {status.state}: only one that has failed is sent again")
+            raise Conflict(
+                f"task {id} is {status.state}: only one that has failed or is lost is sent again"
+            )
         for store in stores(celery_app.service.settings):
             for queue in store.queues():
                 if not store.retry(queue, lambda letter: letter.id == id):
@@ -104,6 +131,20 @@ def retry(id: Id, service: Service = None) -> None:
         f"task {id} has failed and has no dead letter any more: somebody put it back or threw it "
         "away; send it anew"
     )
+
+
+def _retry_all_lost(service: str | None) -> None:
+    sent = 0
+    missing: list[str] = []
+    for celery_app in _apps(service):
+        if celery_app.lost is not None and celery_app.lost.is_named:
+            for found in celery_app.lost.retry_all():
+                sent += len(found.messages)
+                missing += found.missing
+    typer.echo(f"{sent} lost tasks wait again" if sent else "no lost task was sent again")
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise NotFound(_NOTHING_KEPT.format(missing[0] + more))
 
 
 @app.command("revoke")

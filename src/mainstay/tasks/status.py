@@ -18,6 +18,7 @@ __all__ = ["State", "StatusStore", "TaskStatus", "is_newer"]
 
 # Within one attempt; a later attempt comes after all of an earlier one.
 _ORDER = {
+    State.LOST: 0,
     State.WAITING: 0,
     State.STARTED: 1,
     State.PROGRESS: 2,
@@ -91,6 +92,8 @@ def is_newer(new: TaskStatus, old: TaskStatus) -> bool:
     if old.state.is_final:
         again = {State.FAILURE: (State.WAITING, State.STARTED), State.REVOKED: (State.WAITING,)}
         return new.state in again.get(old.state, ())
+    if State.LOST in (old.state, new.state):
+        return new.state is not old.state  # any word of a worker shows that it is not lost
     if new.epoch != old.epoch:
         return new.epoch > old.epoch
     if new.state.is_final:

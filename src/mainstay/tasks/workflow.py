@@ -25,6 +25,7 @@ class StepState(StrEnum):
     WAITING = "waiting"
     STARTED = "started"
     RETRYING = "retrying"
+    LOST = "lost"
     SUCCESS = "success"
     FAILURE = "failure"
     REVOKED = "revoked"
@@ -108,22 +109,25 @@ def states_of(steps: Iterable[tuple[str, Sequence[str], State | None]]) -> list[
             ``None`` for one that was never sent; each after those that it waits for.
     """
     states: dict[str, StepState] = {}
-    lost = {StepState.FAILURE, StepState.REVOKED, StepState.SKIPPED}
+    hopeless = {StepState.FAILURE, StepState.REVOKED, StepState.SKIPPED}
     for task_id, needs, state in steps:
         if state is not None:
             known = State.STARTED if state is State.PROGRESS else state
             states[task_id] = StepState(known.value)
-        elif any(states[id] in lost for id in needs):
+        elif any(states[id] in hopeless for id in needs):
             states[task_id] = StepState.SKIPPED
         else:
             states[task_id] = StepState.PENDING
     return list(states.values())
 
 
+_RUNNING = {StepState.WAITING, StepState.STARTED, StepState.RETRYING, StepState.LOST}
+
+
 def state_of(steps: Iterable[StepState]) -> WorkflowState:
     """Return where a workflow is whose steps are there."""
     found = set(steps)
-    if found & {StepState.WAITING, StepState.STARTED, StepState.RETRYING}:
+    if found & _RUNNING:
         return WorkflowState.RUNNING
     if found <= {StepState.SUCCESS}:
         return WorkflowState.SUCCESS

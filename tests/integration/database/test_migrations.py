@@ -101,12 +101,13 @@ def test_mainstays_tables_come_first_and_then_the_services(address: str, folder:
         "mainstay: applied 0002 (Outbox)",
         "mainstay: applied 0003 (Workflows and schedule)",
         "mainstay: applied 0004 (Outbox: what no queue takes is counted by itself)",
+        "mainstay: applied 0005 (Task status: how tasks are found that are lost, and sent again)",
         f"{folder.path.name}: applied one (One)",
     ]
     dot = "." if address.startswith("postgresql") else "_"
     own = (
         *("alembic_version", "inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
-        *("workflows", "workflow_steps", "schedule"),
+        *("workflows", "workflow_steps", "schedule", "task_markers"),
     )
     assert tables(address) == {f"mainstay{dot}{name}" for name in own} | {
         "orders",

@@ -47,7 +47,7 @@ def test_tasks_are_listed_and_shown(sender: App) -> None:
 
 
 def test_a_state_that_does_not_exist_is_a_usage_error(sender: App) -> None:
-    result = run("ls", "--state", "lost")
+    result = run("ls", "--state", "mislaid")
     assert result.exit_code == 2
     assert "waiting" in result.output
 

@@ -22,6 +22,10 @@ def at(state: State, attempts: int = 1) -> TaskStatus:
         (at(State.FAILURE), at(State.WAITING)),
         (at(State.FAILURE), at(State.STARTED)),
         (at(State.REVOKED), at(State.WAITING)),
+        (at(State.PROGRESS), at(State.LOST, 0)),
+        (at(State.LOST), at(State.WAITING, 0)),
+        (at(State.LOST, 2), at(State.STARTED)),
+        (at(State.LOST), at(State.SUCCESS)),
     ],
 )
 def test_a_life_goes_on(old: TaskStatus, new: TaskStatus) -> None:
@@ -40,6 +44,7 @@ def test_a_life_goes_on(old: TaskStatus, new: TaskStatus) -> None:
         (at(State.SUCCESS), at(State.WAITING)),
         (at(State.REVOKED), at(State.STARTED)),
         (at(State.FAILURE), at(State.SUCCESS)),
+        (at(State.SUCCESS), at(State.LOST)),
     ],
 )
 def test_a_life_never_goes_back(old: TaskStatus, new: TaskStatus) -> None:

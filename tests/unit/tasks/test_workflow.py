@@ -23,6 +23,7 @@ S = StepState
         ((State.WAITING, None, None), ["waiting", "pending", "pending"]),
         ((State.PROGRESS, None, None), ["started", "pending", "pending"]),
         ((State.RETRYING, None, None), ["retrying", "pending", "pending"]),
+        ((State.LOST, None, None), ["lost", "pending", "pending"]),
         ((State.FAILURE, None, None), ["failure", "skipped", "skipped"]),
         ((State.SUCCESS, State.REVOKED, None), ["success", "revoked", "skipped"]),
         ((State.SUCCESS, State.SUCCESS, State.SUCCESS), ["success", "success", "success"]),
@@ -43,6 +44,7 @@ def test_a_step_is_skipped_when_what_it_waits_for_has_failed(
         ([S.FAILURE, S.RETRYING, S.SKIPPED], WorkflowState.RUNNING),
         ([S.FAILURE, S.SUCCESS, S.SKIPPED], WorkflowState.FAILURE),
         ([S.SUCCESS, S.REVOKED], WorkflowState.FAILURE),
+        ([S.SUCCESS, S.LOST, S.PENDING], WorkflowState.RUNNING),
     ],
 )
 def test_a_workflow_has_failed_when_nothing_more_can_be_done(

@@ -83,7 +83,16 @@ _WITHDRAW = Statement(
     returning 1
     """
 )
-_PURGE = Statement("delete from {outbox} where published_at <= :before+seconds returning 1")
+# What would send a task again stays until that has ended: its broker may yet lose it.
+_PURGE = Statement(
+    """
+    delete from {outbox} where published_at <= :before+seconds and not (
+        kind = 'task' and exists (
+            select 1 from {task_status} as held
+            where held.task_id = {outbox}.id and held.finished_at is null))
+    returning 1
+    """
+)
 
 
 class RelayBehind(Unavailable):
@@ -176,7 +185,7 @@ class Outbox(Resource):
             return Backlog(ready, total - ready, _oldest(connection, kind))
 
     def purge(self, *, older_than_seconds: float) -> int:
-        """Delete what left that long ago; returns how many messages."""
+        """Delete what left that long ago, but for tasks that have not ended; returns how many."""
         with self.database.autocommit() as connection:
             return len(_PURGE.run(connection, before=-older_than_seconds).fetchall())
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select, update
 from mainstay.resources.sqlalchemy import tables
 from mainstay.resources.sqlalchemy.statements import Statement
 
-__all__ = ["move", "read"]
+__all__ = ["move", "now", "read"]
 
 _NOW = Statement("select {now}")
 _ADD = Statement(
@@ -37,7 +37,7 @@ def read(connection: Connection, names: Collection[str]) -> tuple[datetime, dict
         for name in missing:
             _ADD.run(connection, name=name).fetchall()
         known = {row.name: row.ticked_at for row in connection.execute(query)}
-    return _now(connection), known
+    return now(connection), known
 
 
 def move(connection: Connection, name: str, last: datetime, tick: datetime) -> bool:
@@ -52,8 +52,9 @@ def move(connection: Connection, name: str, last: datetime, tick: datetime) -> b
     return taken.first() is not None
 
 
-def _now(connection: Connection) -> datetime:
-    now: datetime | str = _NOW.run(connection).scalar_one()
-    if isinstance(now, str):  # SQLite
-        return datetime.fromisoformat(now).replace(tzinfo=UTC)
-    return now.astimezone(UTC)
+def now(connection: Connection) -> datetime:
+    """Return the server's time."""
+    found: datetime | str = _NOW.run(connection).scalar_one()
+    if isinstance(found, str):  # SQLite
+        return datetime.fromisoformat(found).replace(tzinfo=UTC)
+    return found.astimezone(UTC)

@@ -22,13 +22,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from mainstay.errors import FieldError, Invalid
+from mainstay.outgoing import OutboxMessage
 from mainstay.resources.sqlalchemy import json, tables
 from mainstay.resources.sqlalchemy.database import Database
 from mainstay.resources.sqlalchemy.kept import Kept
 from mainstay.resources.sqlalchemy.statements import Statement
 from mainstay.taskstates import ANY_EPOCH, State
 
-__all__ = ["ACCEPT", "Page", "TaskRecord", "TaskStatuses"]
+__all__ = ["ACCEPT", "Page", "TaskRecord", "TaskStatuses", "read", "written"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +68,15 @@ class Page:
     next_cursor: str | None
 
 
+# Until `accounted_at` a task is known to be somewhere: when it is due, if that is later than its
+# last turn, or when a worker last said that it holds it.
 _ACCEPT = Statement(
     """
     insert into {task_status}
-        (task_id, name, queue, state, attempts, epoch, correlation_id, created_at, updated_at)
-    values (:task_id, :name, :queue, 'waiting', 0, 0, :correlation_id, {now}, {now})
+        (task_id, name, queue, state, attempts, epoch, correlation_id, created_at, updated_at,
+         accounted_at, message)
+    values (:task_id, :name, :queue, 'waiting', 0, 0, :correlation_id, {now}, {now},
+            :delay+seconds, :message)
     on conflict (task_id) do nothing
     returning 1
     """
@@ -79,18 +84,23 @@ _ACCEPT = Statement(
 
 ACCEPT = """
     insert into {task_status} as held
-        (task_id, name, queue, state, attempts, epoch, correlation_id, created_at, updated_at)
-    values (:id, :name, :destination, 'waiting', 0, 0, :correlation_id, {now}, {now})
+        (task_id, name, queue, state, attempts, epoch, correlation_id, created_at, updated_at,
+         accounted_at)
+    values (:id, :name, :destination, 'waiting', 0, 0, :correlation_id, {now}, {now},
+            :delay+seconds)
     on conflict (task_id) do update set
         state = 'waiting', result = null, error = null, attempts = 0, epoch = 0,
-        finished_at = null, updated_at = excluded.updated_at
-    where held.state in ('failure', 'revoked')
+        finished_at = null, updated_at = excluded.updated_at,
+        accounted_at = excluded.accounted_at, message = null
+    where held.state in ('failure', 'revoked', 'lost')
 """
-"""The task that leaves with a commit waits; one that had failed, or was called off, waits anew."""
+"""The task that leaves with a commit waits; one that had failed, was called off or lost, waits
+anew.
+"""
 
 # Within one attempt; a later attempt comes after all of an earlier one.
 _RANK = """
-    case {} when 'waiting' then 0 when 'started' then 1 when 'progress' then 2
+    case {} when 'lost' then 0 when 'waiting' then 0 when 'started' then 1 when 'progress' then 2
             when 'retrying' then 3 else 4 end
 """
 
@@ -101,9 +111,9 @@ def _moving(*, started_at: str = "null", finished_at: str = "null") -> Statement
         f"""
         insert into {{task_status}} as held
             (task_id, name, queue, state, progress, result, error, attempts, epoch, worker,
-             correlation_id, created_at, started_at, finished_at, updated_at)
+             correlation_id, created_at, started_at, finished_at, updated_at, accounted_at)
         values (:task_id, :name, :queue, :state, :progress, :result, :error, :attempts, :epoch,
-                :worker, :correlation_id, {{now}}, {started_at}, {finished_at}, {{now}})
+                :worker, :correlation_id, {{now}}, {started_at}, {finished_at}, {{now}}, {{now}})
         on conflict (task_id) do update set
             state = excluded.state,
             name = case when excluded.name = '' then held.name else excluded.name end,
@@ -118,7 +128,13 @@ def _moving(*, started_at: str = "null", finished_at: str = "null") -> Statement
             correlation_id = coalesce(held.correlation_id, excluded.correlation_id),
             started_at = coalesce(held.started_at, excluded.started_at),
             finished_at = excluded.finished_at,
-            updated_at = excluded.updated_at
+            updated_at = excluded.updated_at,
+            accounted_at = case
+                when excluded.state = 'progress' and held.state = 'progress'
+                    or excluded.state = 'retrying' and held.accounted_at > excluded.accounted_at
+                then held.accounted_at else excluded.accounted_at end,
+            message = case when excluded.state in ('success', 'failure', 'revoked')
+                      then null else held.message end
         where held.epoch <= excluded.epoch
           and held.state not in ('success', 'failure', 'revoked')
           and (excluded.attempts > held.attempts
@@ -137,8 +153,15 @@ _REOPEN = Statement(
     """
     update {task_status}
     set state = 'waiting', result = null, error = null, attempts = 0, epoch = 0,
-        finished_at = null, updated_at = {now}
-    where task_id = :task_id and state in ('failure', 'revoked')
+        finished_at = null, updated_at = {now}, accounted_at = :delay+seconds, message = :message
+    where task_id = :task_id and state in ('failure', 'revoked', 'lost')
+    returning 1
+    """
+)
+_HELD_BACK = Statement(
+    """
+    update {task_status} set accounted_at = :delay+seconds
+    where task_id = :task_id and finished_at is null
     returning 1
     """
 )
@@ -175,8 +198,15 @@ class TaskStatuses:
         queue: str,
         *,
         correlation_id: str | None = None,
+        delay_seconds: float = 0.0,
+        message: str | None = None,
     ) -> bool:
-        """The task is accepted; what is known of it already stays as it is."""
+        """The task is accepted; what is known of it already stays as it is.
+
+        Args:
+            delay_seconds: It is due then.
+            message: What sends it again, should the broker lose it.
+        """
         return self._write(
             session,
             _ACCEPT,
@@ -185,6 +215,8 @@ class TaskStatuses:
                 "name": name,
                 "queue": queue,
                 "correlation_id": correlation_id,
+                "delay": delay_seconds,
+                "message": message,
             },
         )
 
@@ -203,6 +235,8 @@ class TaskStatuses:
             "name": name,
             "queue": queue,
             "correlation_id": correlation_id,
+            "delay": 0.0,
+            "message": None,
         }
         if session is not None:
             return await session.run_sync(lambda held: _did(held.connection(), _ACCEPT, values))
@@ -356,9 +390,21 @@ class TaskStatuses:
         """
         return self.record(session, task_id, State.REVOKED, error=error, name=name, epoch=ANY_EPOCH)
 
-    def reopened(self, task_id: str, *, session: Session | None = None) -> bool:
-        """Somebody has sent it again after it failed or was revoked: it waits as at first."""
-        return self._write(session, _REOPEN, {"task_id": task_id})
+    def reopened(
+        self,
+        task_id: str,
+        *,
+        delay_seconds: float = 0.0,
+        message: str | None = None,
+        session: Session | None = None,
+    ) -> bool:
+        """Somebody has sent it again after it failed, was revoked or lost: it waits as at first."""
+        values = {"task_id": task_id, "delay": delay_seconds, "message": message}
+        return self._write(session, _REOPEN, values)
+
+    def held_back(self, task_id: str, delay_seconds: float) -> bool:
+        """It is tried again, and not sooner than that."""
+        return self._write(None, _HELD_BACK, {"task_id": task_id, "delay": delay_seconds})
 
     def forget(self, task_id: str, *, session: Session | None = None) -> bool:
         """Drop the row: nothing was sent after all."""
@@ -413,6 +459,39 @@ class TaskStatuses:
             return self._kept.run(lambda connection: _did(connection, statement, values))
         with self._database.autocommit() as connection:
             return _did(connection, statement, values)
+
+
+def written(message: OutboxMessage) -> str | None:
+    """Return *message* as a row keeps it, without the token; ``None`` for what JSON cannot hold."""
+    kept = {
+        "id": message.id,
+        "name": message.name,
+        "destination": message.destination,
+        "headers": {name: each for name, each in message.headers.items() if each is not None},
+        "route": message.route,
+    }
+    try:
+        try:
+            return orjson.dumps(kept | {"text": message.body.decode()}).decode()
+        except UnicodeDecodeError:
+            coded = base64.b64encode(message.body).decode()
+            return orjson.dumps(kept | {"base64": coded}).decode()
+    except TypeError:
+        return None  # a header of the author's: the task is sent, and cannot be sent again
+
+
+def read(kept: str) -> OutboxMessage:
+    """Return the message that :func:`written` has kept."""
+    found = orjson.loads(kept)
+    return OutboxMessage(
+        id=found["id"],
+        kind="task",
+        name=found["name"],
+        destination=found["destination"],
+        headers=found["headers"],
+        route=found["route"],
+        body=found["text"].encode() if "text" in found else base64.b64decode(found["base64"]),
+    )
 
 
 def _json(value: object) -> str | None:

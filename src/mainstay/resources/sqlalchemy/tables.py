@@ -50,7 +50,7 @@ OF_CELERY = ("celery_taskmeta", "celery_tasksetmeta")
 
 _NAMES = (
     *("inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
-    *("workflows", "workflow_steps", "schedule"),
+    *("workflows", "workflow_steps", "schedule", "task_markers"),
 )
 
 
@@ -112,6 +112,10 @@ OUTBOX_INDEXES: Mapping[tuple[str, ...], str] = MappingProxyType(
 are looked for in the order of the first. The order of positions alone is also that of the primary
 key, and PostgreSQL has then been seen to go through all that has left before it came to what waits.
 """
+
+
+OPEN_TASKS = "finished_at is null and state <> 'lost'"
+"""The rows of tasks that have not ended and are not lost."""
 
 
 def index(table: str, columns: tuple[str, ...], where: str | None = None) -> Index:
@@ -212,7 +216,23 @@ def metadata(dialect: str) -> MetaData:
         Column("started_at", Moment),
         Column("finished_at", Moment),
         Column("updated_at", Moment, nullable=False),
-        indexed=(("created_at", "task_id"), ("state", "created_at", "task_id"), ("finished_at",)),
+        Column("accounted_at", Moment),
+        Column("message", Text),
+        indexed=(
+            ("created_at", "task_id"),
+            ("state", "created_at", "task_id"),
+            ("finished_at",),
+            ("queue", "accounted_at"),
+        ),
+        where={("queue", "accounted_at"): OPEN_TASKS},
+    )
+    add(
+        "task_markers",
+        Column("id", String(255), primary_key=True),
+        Column("queue", String(255), nullable=False),
+        Column("sent_at", Moment, nullable=False),
+        Column("taken_at", Moment),
+        indexed=(("queue", "sent_at"),),
     )
     add(
         "workflows",

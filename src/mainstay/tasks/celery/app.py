@@ -42,13 +42,14 @@ from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.letters import Undertaker
+from mainstay.tasks.celery.lost import LostTasks
 from mainstay.tasks.celery.profiles import (
     CONFIRM_TIMEOUT_SECONDS,
     DELAY_LIMIT_SECONDS,
     transport_of,
 )
 from mainstay.tasks.celery.queues import DELIVERY_LIMIT, DeclaredQueues, TaskQueue
-from mainstay.tasks.celery.recording import Recorder
+from mainstay.tasks.celery.recording import Acceptance, Keeper, Recorder
 from mainstay.tasks.celery.reports import Reports
 from mainstay.tasks.celery.results import backend_of
 from mainstay.tasks.celery.senders import Senders
@@ -213,6 +214,7 @@ class App(celery.Celery):
         self._configuring = threading.RLock()
         self._configured: Any = None
         self.outbox = _outbox_of(service)
+        self.lost = _lost_of(service, self.outbox)
         service.hold(Broker(self))
         self.worker = WorkerSide(self)
         if modules:
@@ -379,13 +381,28 @@ class App(celery.Celery):
         if is_delayed:
             self._declare_delays()
         options["retry"] = False
-        is_news = self._note_sent(id, name, headers, options)
+        acceptance = None
+        if self._is_tracked(name, headers, options):
+            acceptance = Acceptance(
+                self.reports,
+                id,
+                name,
+                self.amqp.queues[self.queue_of(name, options)] if is_delayed else None,
+                headers[CORRELATION_ID],
+                delay_seconds=delay,
+            )
+            if not self.reports.keeps_messages:
+                acceptance.note(self.queue_of(name, options))
+        elif delay and options.get("retries"):
+            self.reports.held_back(id, delay)
+        connection = options.pop("connection", None)
 
         def deliver(with_producer: Any) -> Any:
+            via = with_producer or self.amqp.Producer(connection, auto_declare=False)
             if is_delayed:
-                given: Any = with_producer or options.get("connection")
-                channel = given.channel if with_producer else given.default_channel
-                self._bind_to_delays(channel, self.queue_of(name, options))
+                self._bind_to_delays(via.channel, self.queue_of(name, options))
+            if acceptance is not None and self.reports.keeps_messages:
+                via = Keeper(via, id, name, acceptance.keep)
             return super(App, self).send_task(
                 name,
                 args,
@@ -393,21 +410,21 @@ class App(celery.Celery):
                 countdown=countdown,
                 eta=eta,
                 task_id=id,
-                producer=with_producer,
+                producer=via,
                 headers=headers,
                 **options,
             )
 
         try:
-            if producer is not None or options.get("connection") is not None:
+            if producer is not None or connection is not None:
                 return sending.publish_with(producer, name, deliver)
             return sending.publish(self, name, deliver)
         except Exception as error:
             is_certain = not isinstance(error, Unconfirmed | Disconnected)  # else it may be stored
             if is_delayed and isinstance(error, NoRoute):
                 self._delayed_pid = 0  # the broker has lost what carries delays, too
-            if is_news and is_certain:
-                self.reports.not_sent(id, error)
+            if acceptance is not None and is_certain:
+                acceptance.refused(error, self.queue_of(name, options))
             raise
 
     def _check_mapped(self, name: str, kwargs: Mapping[str, Any]) -> None:
@@ -455,15 +472,6 @@ class App(celery.Celery):
             return True
         task = self._tasks.get(name)
         return getattr(task, "track_status", True) and not name.startswith("celery.")
-
-    def _note_sent(
-        self, id: str, name: str, headers: Mapping[str, str], options: Mapping[str, Any]
-    ) -> bool:
-        if not self._is_tracked(name, headers, options):
-            return False
-        return self.reports.sent(
-            id, name, self.queue_of(name, options), headers[CORRELATION_ID], None
-        )
 
     def queue_of(self, name: str, options: Mapping[str, Any]) -> str:
         """Return where Celery will send a task."""
@@ -582,6 +590,13 @@ def _outbox_of(service: Service) -> Outbox | None:
     from mainstay.resources.sqlalchemy.outbox import Outbox
 
     return service.find(Outbox) or service.hold(Outbox(database))
+
+
+def _lost_of(service: Service, outbox: Outbox | None) -> LostTasks | None:
+    """Return the lost tasks of *service*, where it holds a database to find them with."""
+    if outbox is None:
+        return None
+    return service.find(LostTasks) or service.hold(LostTasks(outbox))
 
 
 def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any]:

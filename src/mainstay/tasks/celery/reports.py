@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,14 @@ from mainstay import context as contexts
 from mainstay import forks
 from mainstay.errors import Retry
 from mainstay.tasks.celery.results import is_outage, retried
-from mainstay.tasks.celery.statuses import store_of
+from mainstay.tasks.celery.statuses import DatabaseStatuses, store_of
 from mainstay.tasks.celery.workflows import workflow_of
 from mainstay.tasks.status import State, StatusStore, TaskStatus
 from mainstay.tasks.telling import error_of, plain, result_of
 from mainstay.taskstates import ANY_EPOCH
 
 if TYPE_CHECKING:
+    from mainstay.outgoing import OutboxMessage
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.base import Task
 
@@ -63,13 +65,42 @@ class Reports:
             self._is_store_known = True
         return self._store
 
-    def sent(self, id: str, name: str, queue: str, correlation_id: str, session: Any) -> bool:
-        """The task is about to be sent; says whether that was news."""
+    @property
+    def keeps_messages(self) -> bool:
+        """Is what sends a task again kept with its status?"""
+        return isinstance(self.store, DatabaseStatuses)
+
+    def sent(
+        self,
+        id: str,
+        name: str,
+        queue: str,
+        correlation_id: str,
+        session: Any,
+        *,
+        delay_seconds: float = 0.0,
+        message: OutboxMessage | None = None,
+    ) -> bool:
+        """The task is about to be sent; says whether that was news.
+
+        Args:
+            delay_seconds: It is due then.
+            message: What sends it again, should the broker lose it; kept in a database.
+        """
         store = self.store
         if store is None:
             return False
         status = TaskStatus(id=id, name=name, queue=queue, correlation_id=correlation_id)
+        if isinstance(store, DatabaseStatuses):
+            return store.accept(status, session, delay_seconds=delay_seconds, message=message)
         return store.record(status, session=session)
+
+    def held_back(self, id: str, delay_seconds: float) -> None:
+        """The task is tried again, and not sooner than that."""
+        store = self.store
+        if isinstance(store, DatabaseStatuses):
+            with suppress(Retry):
+                store.held_back(id, delay_seconds)
 
     def not_sent(self, id: str, error: BaseException) -> None:
         """The broker did not take it, for certain."""

@@ -30,6 +30,7 @@ from mainstay.texts import tls_reason
 if TYPE_CHECKING:
     import redis
 
+    from mainstay.outgoing import OutboxMessage
     from mainstay.resources.sqlalchemy import Database
     from mainstay.resources.sqlalchemy.status import TaskRecord
     from mainstay.service import Service
@@ -127,9 +128,7 @@ class DatabaseStatuses:
         correlation_id = status.correlation_id or None
         match status.state:
             case State.WAITING:
-                return rows.accepted(
-                    session, id, status.name, status.queue, correlation_id=correlation_id
-                ) or rows.reopened(id, session=session)
+                return self.accept(status, session)
             case State.STARTED:
                 start = partial(
                     rows.started,
@@ -173,6 +172,41 @@ class DatabaseStatuses:
                 )
             case State.REVOKED:
                 return rows.revoked(id, error=error or None, name=status.name, session=session)
+            case State.LOST:
+                raise ValueError("only the reconciler can tell that a task is lost")
+
+    def accept(
+        self,
+        status: TaskStatus,
+        session: Any = None,
+        *,
+        delay_seconds: float = 0.0,
+        message: OutboxMessage | None = None,
+    ) -> bool:
+        """Keep *status* of a task that waits, as :meth:`record` does.
+
+        Args:
+            delay_seconds: It is due then.
+            message: What sends it again, should the broker lose it.
+        """
+        from mainstay.resources.sqlalchemy.status import written
+
+        kept = None if message is None else written(message)
+        return self._rows.accepted(
+            session,
+            status.id,
+            status.name,
+            status.queue,
+            correlation_id=status.correlation_id or None,
+            delay_seconds=delay_seconds,
+            message=kept,
+        ) or self._rows.reopened(
+            status.id, delay_seconds=delay_seconds, message=kept, session=session
+        )
+
+    def held_back(self, id: str, delay_seconds: float) -> bool:
+        """The task is tried again, and not sooner than that."""
+        return self._rows.held_back(id, delay_seconds)
 
     def find(self, id: str) -> TaskStatus | None:
         return _of_record(self._rows.get(id))

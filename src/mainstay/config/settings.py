@@ -357,6 +357,9 @@ class Settings(BaseModel):
     idempotency_ttl_seconds: WholeSeconds = Field(
         86_400, description="How long a stored answer is given again."
     )
+    lost_after_seconds: Seconds = Field(
+        300.0, description="What is accepted and nothing accounts for is lost after so long."
+    )
     outbox_limit: PositiveCount = Field(
         100_000,
         description="Messages that may wait in the outbox; beyond, sending with a commit is "

@@ -185,6 +185,11 @@ class Metrics:
             self._made.outbox_messages.labels(kind, state).set(messages)
         self._made.outbox_oldest.labels(kind).set(oldest_seconds)
 
+    def lost(self, tasks: int) -> None:
+        """Show how many tasks are lost; meant for a callback of :meth:`on_scrape`."""
+        if self._is_on:
+            self._made.lost.set(tasks)
+
     def on_scrape(self, collect: Callable[[], None]) -> None:
         """Call *collect* before each answer, on the thread that answers; it may take a moment."""
         self._collectors.append(collect)

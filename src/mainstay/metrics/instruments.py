@@ -103,6 +103,7 @@ class Instruments:
             "How long the oldest message of the outbox that may leave has waited",
             "kind",
         )
+        self.lost = self._gauge("mainstay_lost", "mostrecent", "Tasks that their broker has lost")
         self.dead_letters = self._gauge(
             "mainstay_dead_letters", "mostrecent", "Messages in a dead-letter queue", "queue"
         )

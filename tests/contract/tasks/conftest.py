@@ -190,7 +190,7 @@ def results_url(request: pytest.FixtureRequest, kind: str) -> str | None:
     if kind == "none":
         return None
     if kind == "postgresql":
-        return _database_url(request, "postgresql", Path())
+        return database_url_of(request, "postgresql", Path())
     server: Redis = request.getfixturevalue("redis_server")
     return server.start().url
 
@@ -224,11 +224,11 @@ def room_on(
 def _room_on(request: pytest.FixtureRequest, kind: str, folder: Path) -> CeleryRoom:
     broker, _on, database = kind.partition(" on ")
     server: CeleryRoom = request.getfixturevalue(f"{broker}_room")
-    url = prepare_database(_database_url(request, database, folder))
+    url = prepare_database(database_url_of(request, database, folder))
     return CeleryRoom(server.url, folder, url)
 
 
-def _database_url(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
+def database_url_of(request: pytest.FixtureRequest, kind: str, folder: Path) -> str:
     """Return the URL of an empty database that is there until the session ends."""
     name = f"tasks_{secrets.token_hex(4)}"
     if kind == "postgresql":

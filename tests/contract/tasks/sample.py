@@ -349,6 +349,15 @@ celery_app.task(ends, name="ends_unready", base=Unready, **_kept)
 celery_app.task(ends, name="ends_limited", time_limit=2, soft_time_limit=1, **_kept)
 
 
+@celery_app.task(name="retry_first", bind=True)
+def retry_first(self: Any, key: str, countdown: int) -> str:
+    """Ask for another try the first time, a while later."""
+    effect("retry_first", key)
+    if not self.request.retries:
+        raise self.retry(countdown=countdown)
+    return "done"
+
+
 @celery_app.task(name="store_once", once=True)
 def store_once(key: str, *, session: Any) -> str:
     session.execute(text("insert into effects (key) values (:key)"), {"key": key})

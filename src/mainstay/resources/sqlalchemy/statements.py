@@ -34,6 +34,7 @@ _FRAGMENTS: Mapping[str, Mapping[str, str]] = {
         "lease_left": "cast(extract(epoch from lease_until - clock_timestamp()) as float8)",
         "age": "cast(extract(epoch from clock_timestamp() - created_at) as float8)",
         "skip_locked": "for update skip locked",
+        "ids": "select value from json_array_elements_text(cast(:ids as json)) as each (value)",
         "positions": "select cast(value as bigint) "
         "from json_array_elements_text(cast(:positions as json)) as each (value)",
     },
@@ -46,6 +47,7 @@ _FRAGMENTS: Mapping[str, Mapping[str, str]] = {
         "lease_left": "(julianday(lease_until) - julianday('now')) * 86400.0",
         "age": "(julianday('now') - julianday(created_at)) * 86400.0",
         "skip_locked": "",  # there is one writer
+        "ids": "select value from json_each(:ids)",
         "positions": "select value from json_each(:positions)",
     },
 }
@@ -62,8 +64,9 @@ class Statement:
             began, which an index can be searched with; ``{soon}``: a minute later;
             ``{at_once}``: before any other time; ``{lease_left}`` and ``{age}``: the seconds until
             a row's ``lease_until`` and since its ``created_at``; ``{skip_locked}``: leave out the
-            rows that another transaction has locked, and lock these; ``{positions}``: what the
-            value ``:positions``, a JSON array of numbers, holds.
+            rows that another transaction has locked, and lock these; ``{positions}`` and
+            ``{ids}``: what the values ``:positions``, a JSON array of numbers, and ``:ids``, one of
+            texts, hold.
     """
 
     def __init__(self, text: str) -> None:

@@ -358,6 +358,8 @@ class App(celery.Celery):
         is_amqp = transport == "amqp"
         if is_amqp:
             options = self._to_its_queue(options)
+        if delay and options.get("retries"):
+            self.reports.held_back(id, delay)
         if session is not None or delay > DELAY_LIMIT_SECONDS:
             outbox = self._outbox_for(name, session, delay)
             recorder = Recorder()
@@ -393,8 +395,6 @@ class App(celery.Celery):
             )
             if not self.reports.keeps_messages:
                 acceptance.note(self.queue_of(name, options))
-        elif delay and options.get("retries"):
-            self.reports.held_back(id, delay)
         connection = options.pop("connection", None)
 
         def deliver(with_producer: Any) -> Any:

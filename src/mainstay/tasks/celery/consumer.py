@@ -29,6 +29,7 @@ from mainstay.tasks.celery import compression
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, text_of_header, was_stored
 from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.sending import MARKER
 from mainstay.texts import tls_reason
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class GuardedConsumer(Consumer):
         broken = tuple(kind for kind in self.connection_errors if kind is not KeyError)
 
         def on_message(message: Any) -> None:
-            if self._counted(message):
+            if self._marked(message) or self._counted(message):
                 return
             deliveries = self.app.delivery_limit_of(self.queue_of(message))
             try:
@@ -124,6 +125,15 @@ class GuardedConsumer(Consumer):
             self.bury(message, found)
 
         return on_message
+
+    def _marked(self, message: Any) -> bool:
+        """Take a marker of the reconciler; says whether it is one."""
+        marker = message.headers.get(MARKER) if isinstance(message.headers, dict) else None
+        if not isinstance(marker, str):
+            return False
+        self.app.worker.took(marker)
+        message.ack_log_error(logger, self.connection_errors)
+        return True
 
     def _counted(self, message: Any) -> bool:
         """Count a delivery where RabbitMQ does not: a classic queue only says that there was one.

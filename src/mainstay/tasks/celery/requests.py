@@ -42,6 +42,10 @@ class Request(CeleryRequest):
     _given_limits: Sequence[float | None] = (None, None)
     _last_words: tuple[str, str] | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._app.worker.held.add(self)
+
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
         """After how many seconds the task is ended, and asked to end before that.

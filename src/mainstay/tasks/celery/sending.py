@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
 
 __all__ = [
+    "MARKER",
     "check_body",
     "check_options",
     "check_settings",
@@ -57,6 +58,8 @@ T = TypeVar("T")
 
 SEND_TIMEOUT_SECONDS = 2.0
 SENT_AT = "x-mainstay-sent-at"
+MARKER = "x-mainstay-marker"
+"""The header of a marker of the reconciler: its id."""
 _NO_ROUTE = 312
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406

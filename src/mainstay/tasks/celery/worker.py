@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.util
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from mainstay.resources.sqlalchemy.relay import Relays
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.consumer import GuardedConsumer
+    from mainstay.tasks.celery.reconciler import Reconciler
 
 __all__ = ["WorkerSide", "leave"]
 
@@ -64,6 +66,9 @@ class WorkerSide:
         self._monitor: Monitor | None = None
         self._backlog: Backlog | None = None
         self._relays: Relays | None = None
+        self._reconciler: Reconciler | None = None
+        self.held: weakref.WeakSet[Any] = weakref.WeakSet()
+        """The requests of what the worker has taken, until they are forgotten."""
         self._ignores_hangup = False
         self._is_told_to_stop = False
         # Celery keeps these weakly: they go with the application.
@@ -84,6 +89,13 @@ class WorkerSide:
         lifecycle.pulse("consumer", limit_seconds=LOOP_LIMIT_SECONDS).beat()
         lifecycle.heartbeat()
         self._app.reports.tell_later()
+        if self._reconciler is not None:
+            self._reconciler.holds([each.id for each in self.held if not each.acknowledged])
+
+    def took(self, marker: str) -> None:
+        """The consumer has taken a marker of the reconciler."""
+        if self._reconciler is not None:
+            self._reconciler.took(marker)
 
     def connected(self, consumer: GuardedConsumer) -> None:
         """The consumer has a connection."""
@@ -185,7 +197,7 @@ class WorkerSide:
         self.is_child = True
         if self._monitor is not None:
             self._monitor.forget()
-        self._monitor = self._backlog = None
+        self._monitor = self._backlog = self._reconciler = None
         self._app.service.forked()
 
     def _on_ready(self, sender: Any = None, **_: Any) -> None:
@@ -199,6 +211,7 @@ class WorkerSide:
         service.start("worker")
         self._backlog.start()
         self._start_relays()
+        self._start_reconciler()
 
     def _on_shutting_down(self, **_: Any) -> None:
         if self._worker is None or os.getpid() != self._pid:
@@ -225,6 +238,8 @@ class WorkerSide:
             self._backlog.close()
         if self._relays is not None:
             self._relays.close()
+        if self._reconciler is not None:
+            self._reconciler.close()
         self._app.reports.tell_later()
         service.stop()
         if self._monitor is not None:
@@ -271,7 +286,8 @@ class WorkerSide:
         database = database_of(service)
         if database is not None and database.is_named:
             import mainstay.resources.sqlalchemy.inbox
-            import mainstay.resources.sqlalchemy.relay  # noqa: F401
+            import mainstay.resources.sqlalchemy.relay
+            import mainstay.tasks.celery.reconciler  # noqa: F401
 
             _ = database.engine
 
@@ -289,6 +305,19 @@ class WorkerSide:
 
             self._relays = Relays(self._app.service)
             self._relays.start()
+
+    def _start_reconciler(self) -> None:
+        """Look for lost tasks, where a database says which there are."""
+        app = self._app
+        depths = depths_of(app.conf.broker_url)
+        if app.lost is None or not app.lost.is_named or depths is None:
+            return
+        from mainstay.tasks.celery.reconciler import Reconciler
+
+        lost = app.lost
+        app.service.metrics.on_scrape(lambda: app.service.metrics.lost(lost.count()))
+        self._reconciler = Reconciler(app, app.database, depths)
+        self._reconciler.start()
 
     def _drain(self) -> None:
         settings = self._app.service.settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -13,11 +14,14 @@ from sqlalchemy import select
 
 from mainstay.context import new_id
 from mainstay.resources.sqlalchemy import schedule, tables
+from mainstay.tasks.celery.eviction import eviction_of
 from mainstay.tasks.status import State
 from mainstay.testing import RabbitMQ, Redis, eventually
 from tests.contract.tasks.conftest import database_url_of
 from tests.contract.tasks.rooms import CeleryRoom, Worker, prepare_database
 from tests.contract.tasks.test_outbox import database_of, effects_of, outbox_of, send, state_of
+from tests.contract.tasks.test_processes import proxied, through
+from tests.waiting import PATIENCE_SECONDS
 
 LOST_AFTER_SECONDS = 4.0
 
@@ -242,3 +246,64 @@ def test_a_row_that_a_process_of_an_older_version_wrote_is_looked_at_too(case: C
     with room.worker(**settings()) as worker:
         worker.ready()
         eventually(lambda: state_of(room, id) is State.LOST)
+
+
+@pytest.fixture
+def evicting(tmp_path: Path) -> Iterator[CeleryRoom]:
+    """A room on a Redis that makes room for new tasks by dropping others."""
+    server = Redis(config={"maxmemory": "50mb", "maxmemory-policy": "allkeys-lru"})
+    room = CeleryRoom(server.start().url, tmp_path)
+    yield room
+    room.close()
+    server.close()
+
+
+def test_a_worker_refuses_to_start_on_a_redis_that_evicts(evicting: CeleryRoom) -> None:
+    with evicting.worker(APP_ENV="prod") as worker:
+        assert worker.process.wait(PATIENCE_SECONDS) == 78
+        said = worker.log.read_text()
+    assert "allkeys-lru" in said
+    assert "CONFIG SET maxmemory-policy noeviction" in said
+
+
+def test_in_dev_it_warns_of_a_redis_that_evicts(evicting: CeleryRoom) -> None:
+    with evicting.worker(APP_ENV="dev") as worker:
+        worker.ready()
+        (warning,) = worker.lines("refusal")
+        assert "allkeys-lru" in warning["msg"]
+
+
+def test_a_worker_leaves_a_redis_that_evicts_when_it_first_reaches_it(
+    evicting: CeleryRoom,
+) -> None:
+    async def scenario() -> None:
+        async with proxied(evicting) as proxy:
+            proxy.refuse()
+            with through(evicting, proxy).worker(APP_ENV="prod") as worker:
+                await asyncio.to_thread(eventually, lambda: "cannot be reached" in said(worker))
+                proxy.heal()
+                code = await asyncio.to_thread(worker.process.wait, PATIENCE_SECONDS)
+                assert code == 78
+                assert "allkeys-lru" in said(worker)
+
+    def said(worker: Worker) -> str:
+        return worker.log.read_text()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"maxmemory": "50mb", "maxmemory-policy": "noeviction"},
+        {"maxmemory": "0", "maxmemory-policy": "allkeys-lru"},
+        {"rename-command": 'INFO ""'},
+    ],
+    ids=["nothing is evicted", "there is no limit", "it does not say"],
+)
+def test_a_redis_that_keeps_its_tasks_is_taken(config: dict[str, str]) -> None:
+    server = Redis(config=config)
+    try:
+        assert eviction_of(server.start().url) is None
+    finally:
+        server.close()

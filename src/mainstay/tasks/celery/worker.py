@@ -14,8 +14,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable
 import weakref
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.util
@@ -33,6 +33,8 @@ from mainstay.tasks.celery import profiles
 from mainstay.tasks.celery.backlog import Backlog
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.depths import depths_of
+from mainstay.tasks.celery.eviction import eviction_of
+from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.celery.queues import TaskQueue
 from mainstay.tasks.celery.results import is_outage
 from mainstay.tasks.celery.statuses import database_of
@@ -71,6 +73,7 @@ class WorkerSide:
         """The requests of what the worker has taken, until they are forgotten."""
         self._ignores_hangup = False
         self._is_told_to_stop = False
+        self._knows_eviction = False
         # Celery keeps these weakly: they go with the application.
         signals.celeryd_init.connect(self._on_program)
         signals.worker_init.connect(self._on_init)
@@ -99,6 +102,10 @@ class WorkerSide:
 
     def connected(self, consumer: GuardedConsumer) -> None:
         """The consumer has a connection."""
+        try:
+            self._refuse_for(self._eviction())
+        except Misconfigured as error:
+            leave(error)
         self.consumer = consumer
         self._is_connected = True
         self.beat()
@@ -271,9 +278,25 @@ class WorkerSide:
                 problems += profiles.task_refusals(
                     name, task, app.conf, queue, idle_seconds=idle_seconds
                 )
-        if app.service.settings.is_dev:
+        problems += self._eviction()
+        self._refuse_for(problems)
+
+    def _eviction(self) -> list[str]:
+        """Say what is wrong with a Redis that evicts; asked until it has answered once."""
+        url = str(self._app.conf.broker_url)
+        if self._knows_eviction or transport_of(url) != "redis":
+            return []
+        try:
+            problem = eviction_of(url)
+        except Exception:  # noqa: BLE001 - whatever keeps it away, the consumer tells of it
+            return []
+        self._knows_eviction = True
+        return [] if problem is None else [problem]
+
+    def _refuse_for(self, problems: Sequence[str]) -> None:
+        if self._app.service.settings.is_dev:
             for problem in problems:
-                app.service.logs.write("warning", "mainstay.tasks", problem, event="refusal")
+                self._app.service.logs.write("warning", "mainstay.tasks", problem, event="refusal")
         else:
             profiles.check(problems)
 

@@ -248,6 +248,25 @@ def test_a_row_that_a_process_of_an_older_version_wrote_is_looked_at_too(case: C
         eventually(lambda: state_of(room, id) is State.LOST)
 
 
+@pytest.mark.parametrize("case", ["queue deleted"], indirect=True)
+def test_what_rabbitmq_has_made_a_dead_letter_is_dead_and_not_lost(
+    case: Case, rabbitmq: RabbitMQ, vhost: str
+) -> None:
+    room = case.room
+    policy = {"pattern": f"^{room.queue}$", "definition": {"message-ttl": 1}, "apply-to": "queues"}
+    rabbitmq.manage("PUT", f"/policies/{vhost}/short-lived", policy)
+    id = room.send("add", 1, 2)
+    eventually(room.dead)
+    rabbitmq.manage("DELETE", f"/policies/{vhost}/short-lived")
+    with room.worker(**settings()) as worker:
+        worker.ready()
+        status = room.ended(id)
+        assert status.state is State.FAILURE
+        assert status.error is not None
+        assert status.error["type"] == "expired"
+        assert lost_of(worker) == []
+
+
 @pytest.fixture
 def evicting(tmp_path: Path) -> Iterator[CeleryRoom]:
     """A room on a Redis that makes room for new tasks by dropping others."""

@@ -33,6 +33,7 @@ __all__ = [
     "Marker",
     "add",
     "adopt",
+    "among",
     "forget",
     "hold",
     "is_any",
@@ -119,6 +120,20 @@ def is_any(connection: Connection, queue: str, *, after: datetime | None, until:
     if after is not None:
         rows = rows.where(status.c.accounted_at > after)
     return bool(connection.execute(select(exists(rows))).scalar_one())
+
+
+def among(
+    connection: Connection, queue: str, ids: Collection[str], *, before: datetime
+) -> list[str]:
+    """Return which of *ids* are tasks of *queue* that were last accounted for before then."""
+    status = tables.table("task_status", connection.dialect.name)
+    rows = select(status.c.task_id).where(
+        status.c.queue == queue,
+        status.c.accounted_at <= before,
+        status.c.task_id.in_(ids),
+        _is_open(),
+    )
+    return list(connection.execute(rows).scalars())
 
 
 def hold(connection: Connection, ids: Collection[str], *, older_than_seconds: float) -> None:

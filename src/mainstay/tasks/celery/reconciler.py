@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from celery.utils import uuid
@@ -31,11 +32,15 @@ from celery.utils import uuid
 from mainstay import forks
 from mainstay.errors import NoRoute, NotConnected, Overloaded
 from mainstay.outgoing import OutboxMessage
+from mainstay.resources.amqp.deadletters import AmqpDeadLetters
 from mainstay.resources.sqlalchemy import reconciling, schedule
 from mainstay.resources.sqlalchemy.reconciling import Marker
 from mainstay.retries import is_transient
+from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.celery.relaying import TaskPublisher
 from mainstay.tasks.celery.sending import MARKER
+from mainstay.tasks.status import State, TaskStatus
+from mainstay.taskstates import ANY_EPOCH
 from mainstay.texts import text_of
 
 if TYPE_CHECKING:
@@ -51,6 +56,7 @@ _TURN = "mainstay.reconciler"
 _AT_A_TIME = 500
 _MOST_LOGGED = 100
 _MOST_MARKERS = 20
+_MOST_LETTERS = 10_000
 _MOST_DOUBLINGS = 6
 _GOODBYE_SECONDS = 2.0
 
@@ -226,14 +232,36 @@ class Reconciler:
             markers = reconciling.markers(connection, queue)
         proven = proven_until(markers, now, self._pace.grace)
         if proven is not None:
-            lost_after = timedelta(seconds=self._pace.lost_after)
-            self._lose(queue, min(proven - doubt, now - lost_after), now)
+            before = min(proven - doubt, now - timedelta(seconds=self._pace.lost_after))
+            self._note_dead(queue, before)
+            self._lose(queue, before, now)
         with self._database.autocommit() as connection:
             after = None if proven is None else proven - doubt
             if not reconciling.is_any(connection, queue, after=after, until=now - doubt):
                 return
         if is_marker_due(markers, now, self._pace, is_empty=self._is_empty(queue, markers)):
             self._mark(queue, markers, proven)
+
+    def _note_dead(self, queue: str, before: datetime) -> None:
+        """Have those tasks of *queue* be dead that RabbitMQ itself has put among the dead letters:
+        by a time to live, or a limit, that a policy of its operator sets.
+        """
+        url, store = str(self._app.conf.broker_url), self._app.reports.store
+        if transport_of(url) != "amqp" or store is None:
+            return
+        with self._database.autocommit() as connection:
+            if not reconciling.is_any(connection, queue, after=None, until=before):
+                return
+        found = self._depths.look([queue]).get(queue)
+        if found is None or not found.dead:
+            return
+        letters = islice(AmqpDeadLetters(url).letters(queue), _MOST_LETTERS)
+        dead = {letter.id: letter for letter in letters}
+        with self._database.autocommit() as connection:
+            ids = reconciling.among(connection, queue, list(dead), before=before)
+        for id in ids:
+            error = {"type": dead[id].reason.rpartition(":")[2], "detail": dead[id].detail}
+            store.record(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
 
     def _is_empty(self, queue: str, markers: Sequence[Marker]) -> bool:
         if all(marker.taken_at is not None for marker in markers):

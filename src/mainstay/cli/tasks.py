@@ -21,7 +21,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="tasks",
-    help="See tasks, send failed and lost ones again, call off those that wait.",
+    help="See tasks, send failed and lost ones again, revoke those that wait.",
     no_args_is_help=True,
 )
 
@@ -30,8 +30,8 @@ Service = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 _NOTHING_KEPT = (
-    "lost, and nothing is kept any more that would send them again: {}; send them anew, and call "
-    "these off (`mainstay tasks revoke ID`)"
+    "lost, and their messages are not kept any more: {}; send new tasks instead, and revoke these "
+    "(`mainstay tasks revoke ID`)"
 )
 Id = Annotated[str, typer.Argument(metavar="ID", help="The task's id.")]
 

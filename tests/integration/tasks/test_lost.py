@@ -243,11 +243,11 @@ def test_health_is_degraded_and_says_what_to_do(app: App) -> None:
 
     def is_told() -> bool:
         report = app.service.health.health()
-        told = report.checks["lost"]
+        check = report.checks["lost"]
         return (
             report.status == "degraded"
-            and told["tasks"] == 1
-            and "mainstay tasks retry --all-lost" in str(told["detail"])
+            and check["tasks"] == 1
+            and "mainstay tasks retry --all-lost" in str(check["detail"])
         )
 
     eventually(is_told)

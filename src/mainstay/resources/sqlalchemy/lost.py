@@ -18,7 +18,7 @@ from mainstay.taskstates import State
 __all__ = ["COUNTED", "Reopened", "count", "page", "reopen"]
 
 COUNTED = 10_000
-"""Nobody needs to know of more than that; counting takes a moment for each."""
+"""More are not counted: that takes time for each."""
 
 Place = tuple[Any, str]
 
@@ -62,7 +62,7 @@ def reopen(session: Session, ids: Collection[str]) -> Reopened:
         select(status.c.task_id, status.c.created_at, status.c.message)
         .where(status.c.task_id.in_(ids), is_lost)
         .order_by(status.c.task_id)
-        .with_for_update(skip_locked=True)  # somebody else is sending these
+        .with_for_update(skip_locked=True)  # another process is sending the others
     ).all()
     messages = {row.task_id: read(row.message) for row in rows if row.message is not None}
     others = [row for row in rows if row.task_id not in messages]

@@ -48,7 +48,7 @@ _AT_A_TIME = 1_000
 _AT_ONCE = datetime(1, 1, 1, tzinfo=UTC)
 _SOON = timedelta(minutes=1)
 
-# A row that its task has locked now is one that somebody is at work on: the next turn holds it.
+# A row that is locked now is being updated by its task: the next turn holds it.
 _HOLD = Statement(
     """
     update {task_status} set accounted_at = {now}
@@ -190,7 +190,7 @@ def lose(
         .where(status.c.queue == queue, status.c.accounted_at <= before, _is_open())
         .order_by(status.c.accounted_at)
         .limit(limit)
-        .with_for_update(skip_locked=True)  # somebody has a word to say on these
+        .with_for_update(skip_locked=True)  # the others are being updated
     ).all()
     if not rows:
         return []

@@ -94,9 +94,7 @@ ACCEPT = """
         accounted_at = excluded.accounted_at, message = null
     where held.state in ('failure', 'revoked', 'lost')
 """
-"""The task that leaves with a commit waits; one that had failed, was called off or lost, waits
-anew.
-"""
+"""The task that leaves with a commit waits; so does one that had failed, was revoked or lost."""
 
 # Within one attempt; a later attempt comes after all of an earlier one.
 _RANK = """
@@ -398,7 +396,7 @@ class TaskStatuses:
         message: str | None = None,
         session: Session | None = None,
     ) -> bool:
-        """Somebody has sent it again after it failed, was revoked or lost: it waits as at first."""
+        """It was sent again after it failed, was revoked or lost: it waits as at first."""
         values = {"task_id": task_id, "delay": delay_seconds, "message": message}
         return self._write(session, _REOPEN, values)
 

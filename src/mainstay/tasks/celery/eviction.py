@@ -1,4 +1,4 @@
-"""Says whether a broker on Redis may drop tasks to make room for others."""
+"""Says whether a broker on Redis may evict tasks when its memory is full."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that the broker has lost: told in the service's health, and sent again.
+"""Tasks that the broker has lost: reported in the service's health, and sent again.
 
 What finds them is :mod:`mainstay.tasks.celery.reconciler`.
 """
@@ -78,7 +78,7 @@ class LostTasks(Resource):
         return {"status": "degraded", "tasks": lost, "detail": detail}
 
     def close(self) -> None:
-        """Nothing of its own is open."""
+        """Do nothing: the database is another resource."""
 
 
 def _again(message: OutboxMessage) -> OutboxMessage:

@@ -1,4 +1,4 @@
-"""Finds the tasks that were accepted and that nobody has any more.
+"""Finds the tasks that were accepted and that neither a queue nor a worker has any more.
 
 A row of ``task_status`` says of each task that has not ended until when it is accounted for: when
 it is due, its last turn, when a worker last said that it holds it. What was not accounted for since
@@ -11,10 +11,10 @@ first was taken, and a task is lost when
 
 - it was in the queue before the first marker, if anywhere,
 - both were taken, and the workers have since had the time to say what they hold,
-- nobody has accounted for it for `lost_after_seconds`.
+- nothing has accounted for it for `lost_after_seconds`.
 
-Where the queue itself is gone, that is as good as a marker that was taken. Where nobody takes the
-marker (no worker, or none with nothing to do) nothing is said of any task: it waits.
+A queue that is gone counts as a marker that was taken. While no worker takes the marker (none
+runs, or all are busy) no task is reported: they wait.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Pace:
     """How soon the reconciler does what, in seconds.
 
     Args:
-        lost_after: What nobody has accounted for that long, and proof against it, is lost.
+        lost_after: The setting `lost_after_seconds`.
     """
 
     lost_after: float
@@ -129,7 +129,7 @@ def is_marker_due(markers: Sequence[Marker], now: datetime, pace: Pace, *, is_em
     if waiting:
         pause = pace.resend
         if not is_empty:
-            # A long queue, or one that nobody takes anything from, is not to be filled with them.
+            # Do not fill a long queue, or one without a worker, with markers.
             pause *= 2 ** min(len(waiting), _MOST_DOUBLINGS)
         return now >= max(waiting) + timedelta(seconds=pause)
     return last_taken is None or now >= last_taken + timedelta(seconds=pace.grace)
@@ -165,11 +165,11 @@ class Reconciler:
         self._thread.join(_GOODBYE_SECONDS)
 
     def holds(self, ids: Collection[str]) -> None:
-        """The worker holds these tasks now; told by its loop."""
+        """The worker holds these tasks now; called by its main loop."""
         self._held = ids
 
     def took(self, marker: str) -> None:
-        """The worker has taken a marker; told by its loop."""
+        """The worker has taken a marker; called by its main loop."""
         self._taken.append(marker)
 
     # --- the thread ------------------------------------------------------------------------
@@ -328,10 +328,10 @@ class Reconciler:
         self._failures += 1
         is_passing = is_transient(error)
         if is_passing and self._failures > 1:
-            return  # an outage is told once
+            return  # an outage is logged once
         self._log(
             "warning" if is_passing else "error",
-            f"nobody looks for lost tasks now; it is tried again: {text_of(error)}",
+            f"the search for lost tasks failed and is repeated: {text_of(error)}",
             "reconciler_held_up",
             error=None if is_passing else error,
         )

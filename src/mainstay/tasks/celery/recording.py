@@ -135,31 +135,31 @@ class Keeper:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._producer, name)
 
-    def publish(self, body: Any, **told: Any) -> Any:
+    def publish(self, body: Any, **options: Any) -> Any:
         keep, self._keep = self._keep, None
         if keep is None:  # what comes after the task is an event that it was sent
-            return self._producer.publish(body, **told)
-        message = _message(self._id, self._name, body, told)
+            return self._producer.publish(body, **options)
+        message = _message(self._id, self._name, body, options)
         keep(message)
         # As it was encoded for that.
         headers = dict(message.headers)
         if message.token is not None:
             headers[PRINCIPAL_TOKEN] = message.token
-        told |= {"headers": headers, "serializer": None, "compression": None}
-        told["content_type"] = message.route["content_type"]
-        told["content_encoding"] = message.route["content_encoding"]
-        return self._producer.publish(message.body, **told)
+        options |= {"headers": headers, "serializer": None, "compression": None}
+        options["content_type"] = message.route["content_type"]
+        options["content_encoding"] = message.route["content_encoding"]
+        return self._producer.publish(message.body, **options)
 
 
-def _message(id: str, name: str, body: Any, told: Mapping[str, Any]) -> OutboxMessage:
+def _message(id: str, name: str, body: Any, options: Mapping[str, Any]) -> OutboxMessage:
     """Return the message of a task that Celery publishes."""
-    told = dict(told)
-    headers = dict(told.pop("headers"))
-    content_type, content_encoding, data = serialization.dumps(body, told.pop("serializer"))
-    if compression := told.pop("compression"):
+    options = dict(options)
+    headers = dict(options.pop("headers"))
+    content_type, content_encoding, data = serialization.dumps(body, options.pop("serializer"))
+    if compression := options.pop("compression"):
         data, headers["compression"] = compress(data, compression)
-    exchange, routing_key = told.pop("exchange"), told.pop("routing_key")
-    queue = _queue_of(told.pop("declare"))
+    exchange, routing_key = options.pop("exchange"), options.pop("routing_key")
+    queue = _queue_of(options.pop("declare"))
     return OutboxMessage(
         id=id,
         kind="task",
@@ -173,7 +173,7 @@ def _message(id: str, name: str, body: Any, told: Mapping[str, Any]) -> OutboxMe
             "routing_key": str(routing_key or ""),
             "content_type": content_type,
             "content_encoding": content_encoding,
-            "properties": _properties(told),
+            "properties": _properties(options),
         },
         body=data if isinstance(data, bytes) else data.encode(content_encoding),
     )
@@ -189,10 +189,10 @@ _NOT_KEPT = frozenset(
 )
 
 
-def _properties(told: Mapping[str, Any]) -> dict[str, Any]:
+def _properties(options: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
-        for name, value in told.items()
+        for name, value in options.items()
         if name not in _NOT_KEPT and value not in (None, "")
     }
 

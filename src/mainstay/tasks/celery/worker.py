@@ -288,7 +288,7 @@ class WorkerSide:
             return []
         try:
             problem = eviction_of(url)
-        except Exception:  # noqa: BLE001 - whatever keeps it away, the consumer tells of it
+        except Exception:  # noqa: BLE001 - the consumer logs that the broker is away
             return []
         self._knows_eviction = True
         return [] if problem is None else [problem]

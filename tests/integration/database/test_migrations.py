@@ -154,7 +154,7 @@ def test_a_model_without_its_migration_is_found_and_a_migration_written(
 
 EMPTY = "sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True))"
 COLOURS = "class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n"
-POSTGRESQL_ONLY = ("arrays",)
+POSTGRESQL_ONLY = ("arrays", "arrays of decorated enums")
 ROUND_TRIPS: dict[str, list[str]] = {
     "SQLModel": [
         """
@@ -195,6 +195,59 @@ class Serial(sa.types.UserDefinedType[str]):
 
 sa.Table("lines", metadata, sa.Column("id", Guid, primary_key=True), sa.Column("a", Upper(12)),
          sa.Column("tags", Tags), sa.Column("serial", Serial), sa.Column("lasts", sa.Interval))
+"""
+    ],
+    "decorators of decorators, of enums and of an author's type": [
+        """
+class AnyColour(sa.TypeDecorator[Colour]):
+    impl = sa.Enum(Colour, name="colour")
+
+class Favourite(sa.TypeDecorator[Colour]):
+    impl = AnyColour
+
+class Described(sa.TypeDecorator[str]):
+    impl = sa.String
+
+    def load_dialect_impl(self, dialect):
+        return dialect.type_descriptor(sa.Enum("s", "m", name="size"))
+
+class Shade(sa.Enum):
+    pass
+
+class Flag(sa.TypeDecorator[bool]):
+    impl = sa.Boolean
+
+class Serial(sa.types.UserDefinedType[str]):
+    def get_col_spec(self, **_):
+        return "varchar(7)"
+
+class Number(sa.TypeDecorator[str]):
+    impl = Serial
+
+sa.Table("a", metadata, sa.Column("id", sa.Integer, primary_key=True),
+         sa.Column("a", Favourite), sa.Column("b", Described), sa.Column("c", Number),
+         sa.Column("d", Flag), sa.Column("f", Shade("x", name="shade")),
+         sa.Column("g", sa.String(9).with_variant(Favourite(), "postgresql")),
+         sa.Column("h", AnyColour().with_variant(sa.String(8), "postgresql")))
+"""
+    ],
+    "arrays of decorated enums": [
+        """
+class AnyColour(sa.TypeDecorator[Colour]):
+    impl = sa.Enum(Colour, name="colour")
+
+class Size(sa.TypeDecorator[str]):
+    impl = sa.Enum("s", "m", name="size")
+
+class Sizes(sa.TypeDecorator[list[str]]):
+    impl = sa.ARRAY(Size())
+
+class Palette(sa.TypeDecorator[object]):
+    impl = sa.JSON().with_variant(postgresql.ARRAY(sa.Enum("x", name="paint")), "postgresql")
+
+sa.Table("a", metadata, sa.Column("colours", sa.ARRAY(AnyColour())), sa.Column("sizes", Sizes),
+         sa.Column("palette", Palette),
+         sa.Column("odd", sa.ARRAY(sa.Enum("a+b (1)", "[c]|d", "it's", name="odd"))))
 """
     ],
     "an enum that several tables have, and that grows": [
@@ -255,12 +308,42 @@ def test_a_generated_migration_makes_what_the_models_say(
         )
         sys.modules.pop(f"{folder.package}.models", None)
         assert migrate.check(address, folder.path) != []
-        migrate.revision(address, folder.path, "step", say=lambda line: None)
+        written = migrate.revision(address, folder.path, "step", say=lambda line: None)
+        assert "_create_events" not in written.read_text()
         for to in ("-1", None):  # there, back and there again
             migrate.upgrade(address, folder.path, say=lambda line: None)
             assert migrate.check(address, folder.path) == []
             if to is not None:
                 migrate.downgrade(address, folder.path, to, say=lambda line: None)
+
+
+def test_an_enum_that_is_made_elsewhere_is_left_alone(database_url: str, folder: Folder) -> None:
+    migrate.upgrade(database_url, folder.path, say=lambda line: None)
+    engine = create_engine(urls.sync_url(database_url))
+    with engine.begin() as connection:
+        connection.execute(text("create type public.theirs as enum ('a')"))
+    folder.models(
+        "from sqlalchemy.dialects import postgresql",
+        EMPTY,
+        "theirs = postgresql.ENUM('a', 'new', name='theirs', create_type=False)",
+        "class Theirs(sa.TypeDecorator[str]):",
+        "    impl = theirs",
+        "sa.Table('a', metadata, sa.Column('plain', theirs), sa.Column('decorated', Theirs),",
+        "         sa.Column('array', sa.ARRAY(theirs)),",
+        "         sa.Column('variant', sa.String().with_variant(theirs, 'postgresql')))",
+    )
+    sys.modules.pop(f"{folder.package}.models", None)
+    migrate.revision(database_url, folder.path, "theirs", say=lambda line: None)
+    migrate.upgrade(database_url, folder.path, say=lambda line: None)
+    assert migrate.check(database_url, folder.path) == []
+    migrate.downgrade(database_url, folder.path, "-1", say=lambda line: None)
+    with engine.connect() as connection:
+        labels = connection.scalars(
+            text("select unnest(enum_range(null::public.theirs))::text")
+        ).all()
+    engine.dispose()
+    assert labels == ["a"]
+    assert "a" not in tables(database_url)
 
 
 def test_the_tables_of_celerys_results_are_none_of_the_services(

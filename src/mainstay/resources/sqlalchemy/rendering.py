@@ -12,7 +12,7 @@ downgrade; it makes no schema at all. So both are made by separate statements.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.autogenerate.render import _repr_type
@@ -23,7 +23,7 @@ from sqlalchemy import ARRAY, Connection, Dialect, Enum, MetaData, TypeDecorator
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import CreateEnumType, DropEnumType
 from sqlalchemy.schema import CreateSchema
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import TypeEngine, UserDefinedType
 
 __all__ = ["add_schemas_and_enums", "render"]
 
@@ -32,6 +32,9 @@ __all__ = ["add_schemas_and_enums", "render"]
 _POSTGRESQL = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy's own
 _WRITER = PostgresqlImpl(_POSTGRESQL, None, True, None, None, {})
 
+# They are made of something else, or by an author, and cannot be written themselves.
+_ABSTRACT = (TypeDecorator, UserDefinedType, TypeEngine)
+
 
 def render(kind: str, item: object, context: AutogenContext) -> str | Literal[False]:
     """Write a type so that the migration needs no module of the service; ``render_item``."""
@@ -39,15 +42,24 @@ def render(kind: str, item: object, context: AutogenContext) -> str | Literal[Fa
         return False
     dialect, module = context.dialect, type(item).__module__
     is_postgresql = _is_postgresql(dialect)
-    if not module.startswith("sqlalchemy."):
-        if isinstance(item, TypeDecorator) and dialect is not None:
-            return _repr_type(_public(item.load_dialect_impl(dialect)), context)
-        context.imports.add(f"import {module}")
-    elif isinstance(item, Enum) and item.native_enum and is_postgresql:
+    below = _below(item, dialect)
+    if isinstance(item, Enum) and item.native_enum and is_postgresql and below is None:
         context.imports.add("from sqlalchemy.dialects import postgresql")
         schema = f", schema={item.schema!r}" if item.schema else ""
         labels = "".join(f"{label!r}, " for label in item.enums)
         return f"postgresql.ENUM({labels}name={item.name!r}{schema}, create_type=False)"
+    if not module.startswith("sqlalchemy."):
+        if isinstance(item, TypeDecorator) and below is not None:
+            return _repr_type(_public(below), context)
+        context.imports.add(f"import {module}")
+    elif isinstance(item, ARRAY) and not item._variant_mapping:
+        # Alembic looks for the items with a regular expression, which labels of an enum break.
+        is_own = module.startswith(postgresql.__name__)
+        if is_own:
+            context.imports.add("from sqlalchemy.dialects import postgresql")
+        items = _repr_type(item.item_type, context)
+        written = repr(item).replace(repr(item.item_type), items, 1)
+        return f"{'postgresql' if is_own else 'sa'}.{written}"
     elif module.startswith(postgresql.__name__) and not is_postgresql:
         # A variant, which Alembic writes right only where it migrates PostgreSQL.
         context.imports.add("from sqlalchemy.dialects import postgresql")
@@ -55,11 +67,22 @@ def render(kind: str, item: object, context: AutogenContext) -> str | Literal[Fa
     return False
 
 
-def _public(kind: TypeEngine[object]) -> TypeEngine[object]:
+def _below(kind: TypeEngine[Any], dialect: Dialect) -> TypeEngine[Any] | None:
+    """Return the type that *kind* stands for on *dialect*: its variant, or what it decorates."""
+    variant = kind._variant_mapping.get(dialect.name)
+    if variant is None and isinstance(kind, TypeDecorator):
+        return kind.type_engine(dialect)
+    return variant
+
+
+def _public(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     """Return *kind* as a type that a migration can name: drivers have private classes."""
     for each in type(kind).__mro__:
+        if each in _ABSTRACT:
+            break
         if each in (getattr(where, each.__name__, None) for where in (types, postgresql)):
-            return kind.adapt(each)
+            # What is adapted to its own class shows a private argument.
+            return kind if each is type(kind) else kind.adapt(each)
     return kind
 
 
@@ -124,19 +147,28 @@ def _enums(every: Iterable[MetaData]) -> Iterator[Enum]:
     for metadata in every:
         for table in metadata.sorted_tables:
             for column in table.columns:
-                for enum in _enums_in(column.type):
+                enum = _innermost(column.type)
+                if isinstance(enum, Enum) and _is_ours(enum):
                     found.setdefault((enum.schema, enum.name), enum)
     yield from found.values()
 
 
-def _enums_in(kind: TypeEngine[object]) -> Iterator[Enum]:
-    if isinstance(kind, TypeDecorator):
-        kind = kind.load_dialect_impl(_POSTGRESQL)
-    kind = kind._variant_mapping.get(_POSTGRESQL.name, kind)
-    if isinstance(kind, ARRAY):
-        kind = kind.item_type
-    if isinstance(kind, Enum) and kind.native_enum and kind.name:
-        yield kind
+def _innermost(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """Return what is left of *kind* in PostgreSQL without decorators, variants and arrays."""
+    while True:
+        inner = _below(kind, _POSTGRESQL)
+        if inner is None:
+            if not isinstance(kind, ARRAY):
+                return kind
+            inner = kind.item_type
+        kind = inner
+
+
+def _is_ours(enum: Enum) -> bool:
+    # With `create_type=False` its author has said that it is made elsewhere.
+    # Before SQLAlchemy 2.1 only PostgreSQL's own has it.
+    is_created = getattr(enum, "create_type", True)
+    return enum.native_enum and bool(enum.name) and is_created
 
 
 def _tables_of(context: MigrationContext) -> Sequence[MetaData]:

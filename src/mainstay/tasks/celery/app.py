@@ -218,10 +218,10 @@ class App(celery.Celery):
         service.hold(Broker(self))
         self.worker = WorkerSide(self)
         if modules:
-            packages = list(modules)
-            import_modules.connect(partial(_warn_of_missing, packages), sender=self, weak=False)
-            self.autodiscover_tasks(packages, related_name="tasks")
-            self.autodiscover_tasks(packages, related_name=None)
+            self._modules = list(modules)
+            import_modules.connect(self._warn_of_missing, sender=self)
+            self.autodiscover_tasks(self._modules, related_name="tasks")
+            self.autodiscover_tasks(self._modules, related_name=None)
 
     if TYPE_CHECKING:  # Celery's own is without types
 
@@ -564,22 +564,22 @@ class App(celery.Celery):
             sys.stderr.write(f"{error}\n")
             raise SystemExit(Misconfigured.exit_code) from error
 
-
-def _warn_of_missing(packages: Sequence[str], *, sender: App, **_: object) -> None:
-    """Warn of modules that do not exist: Celery skips them without a message."""
-    for name in packages:
-        try:
-            is_there = find_spec(name) is not None
-        except ModuleNotFoundError:
-            is_there = False
-        if not is_there:
-            sender.service.logs.write(
-                "warning",
-                "mainstay.tasks",
-                f"autodiscover_paths names {name!r}, and there is no such module: tasks of it are "
-                "unknown here",
-                event="convention_not_found",
-            )
+    def _warn_of_missing(self, **_: object) -> None:
+        """Warn of modules that do not exist: Celery skips them without a message."""
+        for name in self._modules:
+            try:
+                # `find_spec` refuses what is loaded without a specification, as `__main__` may be.
+                is_there = name in sys.modules or find_spec(name) is not None
+            except (ModuleNotFoundError, ValueError):
+                is_there = False
+            if not is_there:
+                self.service.logs.write(
+                    "warning",
+                    "mainstay.tasks",
+                    f"autodiscover_paths names {name!r}, and there is no such module: tasks of it "
+                    "are unknown here",
+                    event="convention_not_found",
+                )
 
 
 def _outbox_of(service: Service) -> Outbox | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -61,3 +62,16 @@ def test_modules_of_tasks_that_are_not_there_are_told(
     assert "jobs_of_a_test.tasks" in sys.modules
     for name in [name for name in sys.modules if name.startswith("jobs_of_a_test")]:
         del sys.modules[name]
+
+
+def test_a_module_that_is_loaded_without_a_specification_is_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # as in `python jobs.py`
+    monkeypatch.setitem(sys.modules, "jobs_typed_by_hand", ModuleType("jobs_typed_by_hand"))
+    app = create_celery_app(
+        Settings(env="test", celery_broker_url="memory://"),
+        autodiscover_paths=["__main__", "jobs_typed_by_hand"],
+    )
+    app.loader.import_default_modules()
+    assert "convention_not_found" not in capfd.readouterr().out

@@ -42,9 +42,9 @@ def works(client: httpx.Client, path: str) -> bool:
 @pytest.mark.parametrize(
     ("name", "fault", "path", "checks"),
     [
-        ("postgres", "stop", CALL, {"database", "outbox"}),
-        ("postgres", "kill", TASK, {"database", "outbox"}),
-        ("postgres", "pause", TASK, {"database", "outbox"}),
+        ("postgres", "stop", CALL, {"database", "outbox", "lost"}),
+        ("postgres", "kill", TASK, {"database", "outbox", "lost"}),
+        ("postgres", "pause", TASK, {"database", "outbox", "lost"}),
         ("rabbitmq", "stop", CALL, {"broker", "calls"}),
     ],
 )

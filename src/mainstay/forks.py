@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["generation", "guard", "work"]
+__all__ = ["generation", "give_way", "guard", "work"]
 
 # A server that hangs while its health is asked must not hold up the process that asks.
 PATIENCE_SECONDS = 2.0
@@ -61,6 +61,16 @@ def work() -> Iterator[None]:
         with _gate.changed:
             _gate.working -= 1
             _gate.changed.notify_all()
+
+
+def give_way() -> None:
+    """Let a fork that waits go first; for work that takes longer, between two steps of it."""
+    if _gate.is_forking:
+        with _gate.changed:
+            _gate.working -= 1
+            _gate.changed.notify_all()
+            _gate.changed.wait_for(lambda: not _gate.is_forking)
+            _gate.working += 1
 
 
 def guard() -> None:

@@ -32,6 +32,29 @@ def test_a_fork_waits_until_no_thread_is_at_work(monkeypatch: pytest.MonkeyPatch
     join(thread)
 
 
+def test_a_fork_need_not_wait_for_long_work_that_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forks, "PATIENCE_SECONDS", PATIENCE_SECONDS)
+    forks.guard()
+    began, ended = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with forks.work():
+            began.set()
+            while not ended.is_set():
+                forks.give_way()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert began.wait(PATIENCE_SECONDS)
+    child = os.fork()
+    if child == 0:
+        os._exit(forks._gate.working)
+    ended.set()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    join(thread)
+    assert forks._gate.working == 0
+
+
 def test_a_child_can_work_although_its_parent_was_forking() -> None:
     forks.guard()
     child = os.fork()

@@ -283,3 +283,32 @@ def test_text_that_no_store_can_keep_is_kept_readably(broker: Broker) -> None:
     (found,) = broker.store.letters("work")
     assert found.detail == "no file \\udcff"
     assert found.name == "x\\ud800"
+
+
+@pytest.mark.parametrize("how", ["looks", "asks", "consumes"])
+def test_who_discards_all_is_told_of_letters_that_somebody_else_holds(
+    rabbitmq_url: str, rabbitmq: RabbitMQ, how: str
+) -> None:
+    broker = OnRabbitMQ(rabbitmq_url, rabbitmq.management_url)
+    for number in range(3):
+        broker.bury(letter(number))
+    other = connect(rabbitmq_url)
+    channel = other.channel()
+    looking = broker.store.letters("work")
+    held: list[amqp.Message] = []
+    if how == "looks":
+        next(looking)
+    elif how == "asks":
+        channel.basic_get(dead_letters_of("work"))
+    else:
+        tag = channel.basic_consume(dead_letters_of("work"), callback=held.append)
+        eventually(lambda: len(held) == 3 or other.drain_events(timeout=1))
+        channel.basic_cancel(tag)
+    store = AmqpDeadLetters(rabbitmq_url)
+    assert not store.discard_all("work", lambda each: each.id == "id-0")
+    looking.close()  # type: ignore[attr-defined] # it is a generator
+    other.close()
+    eventually(lambda: store.discard_all("work", lambda each: each.id == "id-0"))
+    assert [each.id for each in store.letters("work")] == ["id-1", "id-2"]
+    assert store.discard_all("elsewhere", lambda _: True)
+    broker.close()

@@ -102,6 +102,7 @@ def test_mainstays_tables_come_first_and_then_the_services(address: str, folder:
         "mainstay: applied 0003 (Workflows and schedule)",
         "mainstay: applied 0004 (Outbox: what no queue takes is counted by itself)",
         "mainstay: applied 0005 (Task status: how tasks are found that are lost, and sent again)",
+        "mainstay: applied 0006 (Workflows: which dead letters a retry has made stale)",
         f"{folder.path.name}: applied one (One)",
     ]
     dot = "." if address.startswith("postgresql") else "_"

@@ -62,7 +62,7 @@ def test_every_service_with_a_database_is_brought_to_head(project: Path) -> None
     assert "stock: mainstay: applied 0001" in done.output
     assert (project / "shop.db").exists()
     assert "shop: the schema is up to date" in run("upgrade").output
-    assert "shop: mainstay at 0005 (newest)" in run("current").output
+    assert "shop: mainstay at 0006 (newest)" in run("current").output
 
 
 def test_one_service_can_be_named_or_stood_in(
@@ -106,8 +106,8 @@ def test_where_a_database_stands_is_one_json_document(project: Path) -> None:
         {
             "tree": "mainstay",
             "current": [],
-            "heads": ["0005"],
-            "pending": ["0001", "0002", "0003", "0004", "0005"],
+            "heads": ["0006"],
+            "pending": ["0001", "0002", "0003", "0004", "0005", "0006"],
         }
     ]
 

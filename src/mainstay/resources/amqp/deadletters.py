@@ -111,6 +111,22 @@ class AmqpDeadLetters:
     def discard(self, queue: str, matching: Callable[[DeadLetter], bool]) -> int:
         return self._take(queue, matching, None)
 
+    def discard_all(self, queue: str, matching: Callable[[DeadLetter], bool]) -> bool:
+        """As :meth:`discard`; says whether all were seen: not those that somebody else holds
+        meanwhile, who may be looking at them.
+        """
+        seen = 0
+
+        def seeing(letter: DeadLetter) -> bool:
+            nonlocal seen
+            seen += 1
+            return matching(letter)
+
+        with _reached(), connect(self._url) as connection:
+            there, holders = _counts(connection, queue)
+        self._take(queue, seeing, None)
+        return not holders and seen >= there
+
     def _take(
         self,
         queue: str,
@@ -159,13 +175,20 @@ def _reached() -> Iterator[None]:
 
 
 def _length(connection: amqp.Connection, queue: str) -> int:
+    return _counts(connection, queue)[0]
+
+
+def _counts(connection: amqp.Connection, queue: str) -> tuple[int, int]:
+    """Return how many dead letters can be taken, and how many consumers there are: those that hold
+    a letter of a quorum queue are counted, also when they were cancelled, or asked by `basic.get`.
+    """
     channel = connection.channel()
     try:
         declared = channel.queue_declare(dead_letters_of(queue), passive=True)
     except amqp.NotFound:
-        return 0
+        return 0, 0
     channel.close()
-    return int(declared.message_count)
+    return int(declared.message_count), int(declared.consumer_count)
 
 
 def _messages(

@@ -255,7 +255,10 @@ def metadata(dialect: str) -> MetaData:
         Column("following", json_type(), nullable=False),
         Column("waits_for", Integer, nullable=False),
         Column("attempts_before", Integer, nullable=False),
-        indexed=(("workflow_id", "position"),),
+        Column("retries", Integer, nullable=False, server_default="0"),
+        Column("letters_due_at", Moment),
+        indexed=(("workflow_id", "position"), ("letters_due_at",)),
+        where={("letters_due_at",): "letters_due_at is not null"},
     )
     add(
         "schedule",

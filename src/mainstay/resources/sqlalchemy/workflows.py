@@ -47,6 +47,15 @@ _KEEP = Statement(
 )
 # Whoever writes first has the workflow until its commit: steps that end together take turns.
 _HOLD = Statement("update {workflows} set updated_at = {now} where id = :id returning 1")
+_AGAIN = Statement(
+    """
+    update {workflow_steps}
+    set attempts_before = attempts_before + :attempts, retries = retries + 1,
+        letters_due_at = {now}
+    where task_id = :task_id
+    returning 1
+    """
+)
 _PURGE = Statement(
     """
     delete from {workflows} as held where held.created_at <= :before+seconds and not exists (
@@ -94,6 +103,7 @@ class ReadyStep:
 
     Args:
         arguments: What it is given of those before it: nothing, a result, or a list of them.
+        retries: How often it was sent before, and sent again by a retry of its workflow.
     """
 
     workflow_id: str
@@ -101,6 +111,7 @@ class ReadyStep:
     name: str
     signature: str
     arguments: tuple[Any, ...]
+    retries: int = 0
 
 
 StepTold = tuple[str, Sequence[str], State | None]
@@ -192,7 +203,8 @@ def passed(connection: Connection, task_id: str) -> list[ReadyStep]:
 
 
 def again(connection: Connection, id: str) -> list[ReadyStep]:
-    """Return the steps that failed, or were called off, to be sent again.
+    """Return the steps that failed, or were called off, to be sent again; it is noted that dead
+    letters that they have on a broker are stale now.
 
     Raises:
         NotFound: There is no such workflow.
@@ -210,11 +222,7 @@ def again(connection: Connection, id: str) -> list[ReadyStep]:
     if not failed:
         raise Conflict(f"no step of workflow {id} has failed: there is nothing to do again")
     for task_id, attempts in failed:
-        connection.execute(
-            update(step)
-            .where(step.c.task_id == task_id)
-            .values(attempts_before=step.c.attempts_before + attempts)
-        )
+        _AGAIN.run(connection, task_id=task_id, attempts=attempts).fetchall()
     return _ready(connection, step.c.task_id.in_([row.task_id for row in failed]))
 
 
@@ -276,7 +284,12 @@ def _ready(connection: Connection, which: ColumnElement[bool]) -> list[ReadyStep
     results = _results(connection, {id for row in rows for id in _taken(row.takes)})
     return [
         ReadyStep(
-            row.workflow_id, row.task_id, row.name, row.signature, _arguments(row.takes, results)
+            workflow_id=row.workflow_id,
+            task_id=row.task_id,
+            name=row.name,
+            signature=row.signature,
+            arguments=_arguments(row.takes, results),
+            retries=row.retries,
         )
         for row in rows
     ]

@@ -207,6 +207,7 @@ class GuardedConsumer(Consumer):
                 was_stored(message)  # by the broker
         if stored:
             self.app.service.metrics.dead_letter(queue)
+            self.app.worker.letter_stored(message.headers)
         return bool(stored)
 
     def queue_of(self, message: Any) -> str:

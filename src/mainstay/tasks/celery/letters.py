@@ -8,14 +8,13 @@ dead-letter queue before the message is acknowledged: a crash in between leaves 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from kombu import Queue
 
 from mainstay.context import PRINCIPAL_TOKEN
-from mainstay.deadletters import DeadLetter, DeadLetters, dead_letters_of
+from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.errors import Disconnected, NotConnected
 from mainstay.resources.amqp.connection import connect
 from mainstay.resources.amqp.deadletters import AmqpDeadLetters, headers_of
@@ -29,8 +28,8 @@ __all__ = [
     "DELIVERIES",
     "OF_ONE_LIFE",
     "Undertaker",
+    "discard_all",
     "letter_of",
-    "letters_at",
     "minimal_letter_of",
     "note",
     "on_stored",
@@ -106,10 +105,9 @@ def minimal_letter_of(message: Any, *, queue: str, envelope: bytes) -> DeadLette
     )
 
 
-@contextmanager
-def letters_at(url: str) -> Iterator[DeadLetters | None]:
-    """Open the dead letters of the broker of tasks at *url*, to be seen or discarded; ``None`` for
-    a broker in memory.
+def discard_all(url: str, queue: str, matching: Callable[[DeadLetter], bool]) -> bool:
+    """Discard the dead letters of *queue* that match, on the broker at *url*; says whether it is
+    certain that none of those that were there is left.
     """
     match transport_of(url):
         case "redis":
@@ -117,11 +115,12 @@ def letters_at(url: str) -> Iterator[DeadLetters | None]:
             from mainstay.resources.redis.client import connect as connect_redis
 
             with connect_redis(url) as client:
-                yield RedisDeadLetters(client, {})
+                RedisDeadLetters(client, {}).discard(queue, matching)
+            return True
         case "amqp":
-            yield AmqpDeadLetters(url)
+            return AmqpDeadLetters(url).discard_all(queue, matching)
         case _:
-            yield None
+            return True  # in memory: nobody can look at them
 
 
 class Undertaker:

@@ -83,4 +83,5 @@ class LostTasks(Resource):
 
 def _again(message: OutboxMessage) -> OutboxMessage:
     kept = {name: value for name, value in message.headers.items() if name not in OF_ONE_LIFE}
-    return replace(message, headers={**kept, AGAIN: "1"}, token=None)
+    # A step keeps the number of its retry: its life is still the same one.
+    return replace(message, headers={AGAIN: "0", **kept}, token=None)

@@ -10,7 +10,7 @@ import logging
 import struct
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,6 @@ import orjson
 from typing_extensions import override
 
 from mainstay.context import PRINCIPAL_TOKEN
-from mainstay.deadletters import DeadLetter, dead_letters_of
 from mainstay.errors import (
     Bury,
     Disconnected,
@@ -30,11 +29,9 @@ from mainstay.errors import (
 )
 from mainstay.outgoing import Kind, OutboxMessage
 from mainstay.tasks.celery import sending
-from mainstay.tasks.celery.letters import letters_at
 from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.celery.sending import SENT_AT
 from mainstay.tasks.celery.transport import Channel, Transport
-from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.tasks.telling import error_of
 from mainstay.taskstates import ANY_EPOCH
@@ -53,8 +50,6 @@ _CONFIRM_SECONDS = 5.0
 # Nobody sends heartbeats between two batches, so an older connection may be gone.
 _IDLE_SECONDS = 10.0
 _GOODBYE_SECONDS = 0.1
-# A worker tells that a task has failed, and then its dead letter is stored.
-_LETTER_SECONDS = 1.0
 
 Answers = list[Exception | None]
 
@@ -84,60 +79,10 @@ class TaskPublisher:
                 )
                 away.__cause__ = error
                 return [away] * len(messages)
-        early = self._without_letter(messages)
-        sent = [message for message in messages if message.id not in early]
-        told = iter(self._wire.publish(sent) if sent else ())
+        answers = self._wire.publish(messages)
         if self._wire.is_broken:
             self.close()
-        return [early.get(message.id) or next(told) for message in messages]
-
-    def _without_letter(self, messages: Sequence[OutboxMessage]) -> dict[str, Exception]:
-        """Take the dead letters of the tasks that are sent again; return, by id, which are not to
-        be sent yet, because theirs may still be on its way.
-
-        This comes before they are sent: a relay that dies in between leaves the task in the outbox.
-        A letter that was written after the same retry stays; its header says so.
-        """
-        again: dict[str, dict[str, str]] = {}
-        for message in messages:
-            if AGAIN in message.headers:
-                at = str(message.headers[AGAIN])
-                again.setdefault(message.destination, {})[message.id] = at
-        early: dict[str, Exception] = {}
-        for queue, wanted in again.items():
-            taken = self._take_letters(queue, wanted)
-            for id, at in wanted.items():
-                if id not in taken and 0.0 <= time.time() - _seconds(at) < _LETTER_SECONDS:
-                    early[id] = Overloaded(f"the dead letter of task {id} may still be on its way")
-        return early
-
-    def _take_letters(self, queue: str, wanted: Mapping[str, str]) -> Collection[str]:
-        """Take the letters of *wanted* tasks (when each was sent again, by id); return whose were
-        there, or all ids when nothing can be known.
-        """
-        taken: set[str] = set()
-
-        def is_from_before(letter: DeadLetter) -> bool:
-            if letter.id not in wanted or letter.headers.get(AGAIN) == wanted[letter.id]:
-                return False
-            taken.add(letter.id)
-            return True
-
-        try:
-            with letters_at(str(self._app.conf.broker_url)) as letters:
-                if letters is None:
-                    return wanted
-                letters.discard(queue, is_from_before)
-        except Exception as error:  # noqa: BLE001 - the tasks are done again all the same
-            logger.warning(
-                "the dead letters of tasks that are sent again stay in %s (%s): take them out with "
-                "`mainstay dead discard`: %s",
-                dead_letters_of(queue),
-                type(error).__name__,
-                ", ".join(wanted),
-            )
-            return wanted
-        return taken
+        return answers
 
     def buried(self, session: Any, message: OutboxMessage, error: Exception) -> None:
         store = self._app.reports.store
@@ -389,13 +334,6 @@ def _prepared(channel: Any, message: OutboxMessage) -> tuple[Any, str, str]:
         properties={**properties, "delivery_mode": _PERSISTENT},
     )
     return prepared, route["exchange"], route["routing_key"]
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
 
 
 def _of_all(error: Exception, messages: Sequence[OutboxMessage]) -> Exception:

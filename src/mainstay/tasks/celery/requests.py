@@ -208,6 +208,7 @@ class Request(CeleryRequest):
         says nothing: somebody else has the task.
         """
         self._app.service.metrics.dead_letter(queue)
+        self._app.worker.letter_stored(self.request_dict)
         if self._last_words is None:
             return
         reason, detail = self._last_words

@@ -15,7 +15,7 @@ import threading
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import billiard.util
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.consumer import GuardedConsumer
     from mainstay.tasks.celery.reconciler import Reconciler
+    from mainstay.tasks.celery.staleletters import StaleLetters
 
 __all__ = ["WorkerSide", "leave"]
 
@@ -71,6 +72,7 @@ class WorkerSide:
         self._reconciler: Reconciler | None = None
         self.held: weakref.WeakSet[Any] = weakref.WeakSet()
         """The requests of what the worker has taken, until they are forgotten."""
+        self._stale_letters: StaleLetters | None = None
         self._ignores_hangup = False
         self._is_told_to_stop = False
         self._knows_eviction = False
@@ -114,6 +116,11 @@ class WorkerSide:
         """The consumer has none, and tries: that is all it can do, so it is progress."""
         self._is_connected = False
         self.beat()
+
+    def letter_stored(self, headers: object) -> None:
+        """The dead letter of a message with those headers, if it has any, is stored."""
+        if self._stale_letters is not None and isinstance(headers, Mapping):
+            self._stale_letters.stored(headers)
 
     def store(self, call: Callable[[], object], what: str, attempt: int = 1) -> None:
         """Do *call*, which stores *what*, on the main loop; again while its server is away, for two
@@ -219,6 +226,7 @@ class WorkerSide:
         self._backlog.start()
         self._start_relays()
         self._start_reconciler()
+        self._start_stale_letters()
 
     def _on_shutting_down(self, **_: Any) -> None:
         if self._worker is None or os.getpid() != self._pid:
@@ -247,6 +255,8 @@ class WorkerSide:
             self._relays.close()
         if self._reconciler is not None:
             self._reconciler.close()
+        if self._stale_letters is not None:
+            self._stale_letters.close()
         self._app.reports.tell_later()
         service.stop()
         if self._monitor is not None:
@@ -341,6 +351,14 @@ class WorkerSide:
         app.service.metrics.on_scrape(lambda: app.service.metrics.lost(lost.count()))
         self._reconciler = Reconciler(app, app.database, depths)
         self._reconciler.start()
+
+    def _start_stale_letters(self) -> None:
+        database = database_of(self._app.service)
+        if database is not None and database.is_named:
+            from mainstay.tasks.celery.staleletters import StaleLetters
+
+            self._stale_letters = StaleLetters(self._app, database)
+            self._stale_letters.start()
 
     def _drain(self) -> None:
         settings = self._app.service.settings

@@ -11,12 +11,10 @@ which a step is done is the one that sends those that follow it, through the out
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from celery.utils import uuid
@@ -37,18 +35,17 @@ if TYPE_CHECKING:
     from mainstay.resources.sqlalchemy.workflows import ReadyStep, WorkflowRecord
     from mainstay.tasks.celery.app import App
 
-__all__ = ["AGAIN", "WORKFLOW", "Workflows", "workflow_of"]
+__all__ = ["AGAIN", "WORKFLOW", "Workflows", "retries_of", "workflow_of"]
 
 T = TypeVar("T")
 
 _CHARACTERS = 255
-_NONE: Mapping[str, str] = MappingProxyType({})
 
 WORKFLOW = "x-mainstay-workflow"
 """The header of a task that is a step: the id of its workflow."""
 AGAIN = "x-mainstay-again"
-"""The header of a task that was sent again on purpose, after it failed or was called off: when, in
-seconds since the epoch. A dead letter tells by it after which retry it was written.
+"""The header of a task that was sent again on purpose, after it failed or was called off: how often
+it was. A dead letter tells by it after which retry it was written.
 """
 
 
@@ -56,6 +53,12 @@ def workflow_of(request: Any) -> str:
     """Return the workflow of which the task of *request* is a step; empty for any other task."""
     found = request.get(WORKFLOW) or (request.headers or {}).get(WORKFLOW)
     return found if isinstance(found, str) else ""
+
+
+def retries_of(headers: Mapping[str, object]) -> int:
+    """Return how often a step with those headers was sent again on purpose."""
+    text = str(headers.get(AGAIN, ""))
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 class Workflows:
@@ -171,7 +174,7 @@ class Workflows:
         is done stays done. Returns the ids of their tasks, which are those of before.
 
         Their dead letters are taken: those in the service's database with the commit, those on a
-        broker before the tasks are sent there again.
+        broker by a worker, a moment later.
 
         Args:
             session: The unit of work that it is a part of; else it is committed by itself.
@@ -186,7 +189,7 @@ class Workflows:
             again = workflows.again(unit.connection(), workflow_id)
             ids = [step.task_id for step in again]
             deadletters.drop(unit.connection(), ids)
-            self._send(unit, again, {AGAIN: f"{time.time():.6f}"})
+            self._send(unit, again)
         return ids
 
     async def aretry(
@@ -221,15 +224,12 @@ class Workflows:
         async with self._app.database.asession() as own:
             return await own.run_sync(do)
 
-    def _send(
-        self, session: Session, steps: Sequence[ReadyStep], headers: Mapping[str, str] = _NONE
-    ) -> None:
+    def _send(self, session: Session, steps: Sequence[ReadyStep]) -> None:
         if self._app.conf.task_always_eager:
             self._do_after(session, steps)
             return
         for step in steps:
             args, kwargs, options = _sent(step)
-            options["headers"].update(headers)
             # Not by `apply_async`, which checks the arguments: those that do not fit are the fault
             # of this step, and not of the one that is being done.
             task = self._app.tasks.get(step.name)
@@ -277,7 +277,11 @@ def _sent(step: ReadyStep) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, A
     kept = loads(step.signature)
     options = kept["options"]
     options["task_id"] = step.task_id
-    options["headers"] = {**(options.get("headers") or {}), WORKFLOW: step.workflow_id}
+    ours = {WORKFLOW: step.workflow_id}
+    if step.retries:
+        ours[AGAIN] = str(step.retries)
+    # Before the others too: a dead letter keeps the first of many headers.
+    options["headers"] = {**ours, **(options.get("headers") or {}), **ours}
     return (*map(unpacked, step.arguments), *kept["args"]), kept["kwargs"], options
 
 

@@ -16,6 +16,7 @@ from mainstay.resources.sqlalchemy import Database, migrate
 from mainstay.resources.sqlalchemy.outbox import Outbox
 from mainstay.resources.sqlalchemy.relay import Relays
 from mainstay.tasks.celery import App, create_celery_app
+from mainstay.tasks.status import State, TaskStatus
 from mainstay.testing.wait import eventually
 
 
@@ -88,10 +89,16 @@ def test_what_no_broker_took_is_among_the_dead_letters_and_can_be_sent_again(sen
 def test_what_has_left_is_purged_when_it_is_old(
     sender: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send(sender, "add")
+    done, open_ = send(sender, "add"), send(sender, "add")
     relay_all(sender)
     assert purged() == 0
     monkeypatch.setenv("APP_OUTBOX_RETENTION_SECONDS", "1")
+    store = sender.reports.store
+    assert store is not None
+    store.record(TaskStatus(id=done, name="add", state=State.SUCCESS))
+    assert eventually(purged) == 1
+    # What would send a task again stays until that has ended, too.
+    store.record(TaskStatus(id=open_, name="add", state=State.SUCCESS))
     assert eventually(purged) == 1
 
 

@@ -14,13 +14,18 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Go through *error* and what caused it."""
+def causes(error: BaseException | None, *, with_suppressed: bool = True) -> Iterator[BaseException]:
+    """Go through *error* and what caused it.
+
+    Args:
+        with_suppressed: Also through what a ``raise … from None`` hides.
+    """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         yield error
-        error = error.__cause__ or error.__context__
+        is_shown = with_suppressed or not error.__suppress_context__
+        error = error.__cause__ or (error.__context__ if is_shown else None)
 
 
 def tls_reason(error: BaseException) -> str:

@@ -154,20 +154,19 @@ class GuardedConsumer(Consumer):
         if not self.settle(message, queue):
             return  # it comes again
         headers = message.headers if isinstance(message.headers, dict) else {}
-        id = headers.get("id")
+        id, name = headers.get("id"), text_of_header(headers.get("task"))
         self.app.service.logs.write(
             "error",
             "mainstay.tasks",
             f"a message of {queue} is dead: {found.reason}",
             event="dead_letter",
             queue=queue,
-            name=text_of_header(headers.get("task")),
+            name=name,
             reason=found.reason,
             detail=found.detail,
             task_id=id if isinstance(id, str) else "",
         )
         if isinstance(id, str) and 0 < len(id) <= 255:
-            name = text_of_header(headers.get("task"))
             self.app.reports.died(id, found.reason, found.detail, name=name, queue=queue)
             self._fail_result(message, id, found)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -20,7 +20,8 @@ from celery.exceptions import Reject
 from typing_extensions import override
 
 from mainstay.errors import Misconfigured, NoRoute
-from mainstay.retries import is_transient
+from mainstay.retries import Backoff, is_transient
+from mainstay.texts import causes
 
 if TYPE_CHECKING:
     from mainstay.tasks.celery.app import App
@@ -32,7 +33,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 120.0
-_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 0.2, 2.0
+_PAUSES = Backoff(initial_seconds=0.2, max_seconds=2.0)
 _SKIP_SECONDS = 5.0
 # States that somebody waits for; any other is soon followed by one of these.
 _AWAITED = states.READY_STATES | {states.STARTED}
@@ -46,8 +47,11 @@ def retried(store: Callable[[], T], what: str) -> T:
             goes back to its queue.
     """
     ends = time.monotonic() + PATIENCE_SECONDS
+    attempt = 0
     try:
-        for pause in _pauses():
+        while True:
+            attempt += 1
+            pause = _PAUSES.ceiling_seconds(attempt)
             try:
                 return store()
             except SoftTimeLimitExceeded:
@@ -57,24 +61,20 @@ def retried(store: Callable[[], T], what: str) -> T:
                     raise
                 if time.monotonic() + pause > ends:
                     raise Reject(f"not stored: {what}", requeue=True) from error
-                if pause == _FIRST_PAUSE_SECONDS:
+                if attempt == 1:
                     logger.warning("not stored yet, retrying: %s (%s)", what, type(error).__name__)
             time.sleep(pause)
     except SoftTimeLimitExceeded as error:
         raise Reject(f"not stored: {what}", requeue=True) from error
-    raise AssertionError("the pauses never end")
 
 
-def is_outage(error: BaseException | None) -> bool:
+def is_outage(error: BaseException) -> bool:
     """Does *error*, or what caused it, say that a server is away, and nothing against the work?"""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        if isinstance(error, SoftTimeLimitExceeded):
+    for each in causes(error, with_suppressed=False):
+        if isinstance(each, SoftTimeLimitExceeded):
             return False
-        if is_transient(error):
+        if is_transient(each):
             return True
-        seen.add(id(error))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
 
 
@@ -190,10 +190,3 @@ class _Retrying(_Noting):
             return call()
         worker.store(call, what)
         return None
-
-
-def _pauses() -> Iterator[float]:
-    pause = _FIRST_PAUSE_SECONDS
-    while True:
-        yield pause
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)

@@ -1,5 +1,5 @@
 """How is an application of a lane served? By one process of uvicorn, or one worker of granian where
-it is Flask's, with their defaults, but for granian's threads: there are as many in every lane.
+it is a peer's with Flask, with their defaults, but for granian's threads: as many as ours has.
 
 Ours is started by the words with which `mainstay run` starts it. Those differ from the defaults in
 what the chassis does itself: no `Server` field, no belief in headers of proxies. The servers' own
@@ -22,7 +22,7 @@ from benchmarks.load import HOST, HttpServer
 from benchmarks.programs import LaneFailed, Program, program
 from benchmarks.row import OURS_LANE, Lane, Sample
 from mainstay.http import wsgi
-from mainstay.http.granian import SPARE_THREADS
+from mainstay.http.bridge import SPARE_THREADS
 from mainstay.processes import commands
 from mainstay.processes.manifest import ProcessSpec
 from mainstay.testing.ports import steady_port

@@ -23,6 +23,7 @@ _KEEP_WHITESPACE = {".diff", ".patch"}
 # Files of others are kept as they came, with their licences.
 _VENDORED = "static"
 _LOOKED_AT_BYTES = 8192
+_DATABASE = b"SQLite format 3\0"
 
 
 def main(arguments: list[str]) -> int:
@@ -58,6 +59,8 @@ def findings(path: Path) -> Iterator[str]:
         yield f"is not UTF-8 at byte {error.start}"
         return
     if text is None:
+        if path.read_bytes().startswith(_DATABASE):
+            yield "is a database of SQLite: does it belong in the repository?"
         return
     if is_ours(path) and text != with_clean_whitespace(text):
         yield "has stray whitespace: make format"

@@ -41,14 +41,10 @@ class Headers(Seen):
         """What is wrong with the headers as a whole, if anything is."""
         environ = self._environ
         count = size = 0
-        # granian puts the environment of the whole process before the headers of the request.
-        is_last = environ.get("SERVER_SOFTWARE") == "Granian"
-        for key in reversed(environ):
+        for key in environ:
             if key[:5] == _HEADER:
                 count += 1
                 size += len(environ[key])
-            elif count and is_last:
-                break
         if size > LIMIT_BYTES or count > LIMIT_COUNT:
             return HeadersTooLarge(
                 f"the request has more than {LIMIT_COUNT} headers, or more than {LIMIT_BYTES} "

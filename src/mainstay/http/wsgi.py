@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENTRY",
     "IN_FLIGHT_LIMIT",
+    "MAY_CLOSE",
     "Edge",
     "Matched",
     "Pairs",
@@ -58,6 +59,10 @@ __all__ = [
 
 ENTRY = "mainstay.entry"
 """The key of the environ under which everything inside finds the :class:`WsgiEntry`."""
+
+MAY_CLOSE = "mainstay.may_close"
+"""The key of an environ whose server takes a `Connection` header from an application: PEP 3333
+leaves it to the server, and some refuse it."""
 
 IN_FLIGHT_LIMIT = 60
 """Each takes a thread; what serves has a few more of them, for those who ask how it is."""
@@ -96,10 +101,13 @@ class Rules(rules.Rules):
 
     Args:
         match: Asked while the application works on a request: which route did it find?
+        body_limit: Asked before it does: how many bytes will the route take? 0 where it does not
+            say so.
         cors: For scripts of other sites; refusals are shown to them too.
     """
 
     match: Callable[[Environ], Matched | None] | None = None
+    body_limit: Callable[[Environ], int] | None = None
     cors: Cors | None = None
 
     @property
@@ -156,6 +164,11 @@ class Edge(exchange.Edge):
         if not self.has_begun:
             self.begin()
         return WsgiEntry(self, environ, start_response).run()
+
+    def body_limit_of(self, environ: Environ) -> int:
+        """Return how many bytes the route takes of a request that has not been begun."""
+        ask = self.rules.body_limit
+        return (ask(environ) if ask is not None else 0) or self.body_limit_bytes
 
     def begin(self) -> None:
         """Begin the service's life in this process; once, however often it is called."""
@@ -458,7 +471,7 @@ class WsgiEntry(exchange.Exchange):
             ("cache-control", "no-store"),
             *problem.headers,
         ]
-        if problem.status in (400, 408, 413, 431) and self._may_close:
+        if problem.status in (400, 408, 413, 431) and MAY_CLOSE in self.environ:
             headers.append(_CLOSE)  # what is left of the request is not worth reading
         self._send_head(_status_line(problem), headers)
         return [] if self.method == "HEAD" else [body]
@@ -480,15 +493,9 @@ class WsgiEntry(exchange.Exchange):
             headers.append(_HSTS)
         if edge.rules.cors is not None:
             headers += edge.rules.cors.headers(self.environ.get("HTTP_ORIGIN"))
-        if edge.draining.is_set() and self._may_close:
+        if edge.draining.is_set() and MAY_CLOSE in self.environ:
             headers.append(_CLOSE)
         self._start_response(status, headers)
-
-    @property
-    def _may_close(self) -> bool:
-        """May an application say so? PEP 3333 leaves it to the server, and some refuse it."""
-        environ = self.environ
-        return environ.get("SERVER_SOFTWARE") == "Granian" and environ["SERVER_PROTOCOL"] < "HTTP/2"
 
     def _end(self, steps: Steps[None], failure: BaseException | None) -> None:
         """Let the stations end: the request is counted, and its line written."""

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mainstay.processes.manifest import ProcessSpec, Server
+    from mainstay.processes.manifest import ProcessSpec
 
 __all__ = ["Serving", "command"]
 
@@ -35,9 +35,8 @@ def command(
     target = str(process.target)
     start = (sys.executable, "-m", "mainstay.processes.start", target)
     if process.kind == "http":
-        told = Serving(target, host, process.port or 0, process.workers or 1, grace_seconds)
-        serve = told.decided if process.server is None else told.by(process.server)
-        return (*start, "--", *serve, *process.options)
+        serving = Serving(target, host, process.port or 0, process.workers or 1, grace_seconds)
+        return (*start, "--", *serving.decided, *process.options)
     if process.kind == "tasks":
         return (*start, "--", *_worker(process, target, alone=alone), *process.options)
     if process.kind == "beat":
@@ -71,10 +70,9 @@ class Serving:
         """The arguments of `mainstay.processes.serve`, which looks what the target is."""
         return ("mainstay.processes.serve", self.target, *self._place, "--grace", self._grace)
 
-    def by(self, server: Server) -> tuple[str, ...]:
-        """Return the arguments of *server*."""
-        if server == "granian":
-            return ("mainstay.http.granian", self.target, *self._place, "--grace", self._grace)
+    @property
+    def by_uvicorn(self) -> tuple[str, ...]:
+        """The arguments of uvicorn."""
         # The service's own logging has the output: uvicorn's configuration is one that changes
         # nothing, and one line per request is written by Mainstay. Who the client is behind a
         # proxy is decided by `trusted_proxies`, not by uvicorn's belief in any header.

@@ -21,7 +21,6 @@ __all__ = [
     "Manifest",
     "NotDeclared",
     "ProcessSpec",
-    "Server",
     "ServiceSpec",
     "find",
     "load",
@@ -30,7 +29,6 @@ __all__ = [
 
 FILE_NAME: Final = "mainstay.toml"
 Kind = Literal["http", "tasks", "rpc", "events", "loop", "relay", "beat"]
-Server = Literal["uvicorn", "granian"]
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,62}")
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
@@ -49,8 +47,7 @@ class ProcessSpec:
     """One process: what it is, how it is started and where it can be asked.
 
     ``target`` is ``module:attribute``; ``run`` is a command line that stands for it. Exactly one
-    of the two is set. ``server`` is the one that an HTTP process must have, where it is not to be
-    the one that its application is made for.
+    of the two is set.
     """
 
     service: str
@@ -62,7 +59,6 @@ class ProcessSpec:
     metrics_port: int | None = None
     workers: int | None = None
     concurrency: int | None = None
-    server: Server | None = None
     options: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
@@ -197,7 +193,7 @@ def parse(document: Mapping[str, Any], path: Path) -> Manifest:
 _SERVICE_KEYS = ("path", "database", "prefix", "settings", "env", "process")
 _PROCESS_KEYS = (
     *("kind", "target", "run", "port", "metrics_port", "workers", "concurrency"),
-    *("server", "options", "links", "env"),
+    *("options", "links", "env"),
 )
 
 
@@ -245,7 +241,6 @@ def _process(service: str, table: _Table) -> ProcessSpec:
         metrics_port=table.number("metrics_port", 1, 65535),
         workers=table.number("workers", 1, 1024),
         concurrency=table.number("concurrency", 1, 1024),
-        server=table.one_of("server", get_args(Server)),
         options=table.texts("options"),
         links=table.texts("links"),
         env=table.variables("env"),

@@ -1,27 +1,30 @@
-"""Serve an HTTP process with the server that its application is made for.
+"""Serve an HTTP process with uvicorn, whatever its application is made for.
 
 ``python -m mainstay.processes.start data.api:app -- mainstay.processes.serve data.api:app …``: the
 target has been imported by then, and says what it is. What is called with a scope and awaited
-(ASGI) is uvicorn's; what is called with an environ and blocks (WSGI) is granian's. A function that
-takes nothing makes one of them.
+(ASGI) is uvicorn's own; what is called with an environ and blocks (WSGI) has a bridge before it. A
+function that takes nothing makes one of them.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import runpy
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from mainstay.extras import require
+from mainstay.http.bridge import Bridge
 from mainstay.processes.commands import Serving
 from mainstay.processes.start import imported
 
-if TYPE_CHECKING:
-    from mainstay.processes.manifest import Server
+__all__ = ["bridged", "is_wsgi", "main", "makes_one"]
 
-__all__ = ["main", "server_of"]
+_TARGET = "MAINSTAY_WSGI_TARGET"
+"""Where uvicorn's worker processes find what the bridge is for."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -33,21 +36,31 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--grace", type=float, default=25.0)
     asked, options = parser.parse_known_args(arguments)
-    server, makes = server_of(imported(asked.target))
-    told = Serving(asked.target, asked.host, asked.port, asked.workers, asked.grace, makes)
-    sys.argv = [*told.by(server), *options]
+    target, found = asked.target, imported(asked.target)
+    makes = makes_one(found)
+    if is_wsgi(found() if makes else found):
+        require("uvicorn", extra="flask")
+        os.environ[_TARGET] = target
+        target, makes = "mainstay.processes.serve:bridged", True
+    serving = Serving(target, asked.host, asked.port, asked.workers, asked.grace, makes)
+    sys.argv = [*serving.by_uvicorn, *options]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
-def server_of(target: Any) -> tuple[Server, bool]:
-    """Return which server *target* is for, and whether it has to be called first."""
-    makes = _makes_one(target)
-    application = target() if makes else target
+def bridged() -> Bridge:
+    """Return the application of this process behind the bridge; called by uvicorn."""
+    found = imported(os.environ[_TARGET])
+    return Bridge(found() if makes_one(found) else found)
+
+
+def is_wsgi(application: Any) -> bool:
+    """Is *application* called with an environ?"""
     call = application if inspect.isfunction(application) else type(application).__call__
-    return ("uvicorn" if inspect.iscoroutinefunction(call) else "granian"), makes
+    return not inspect.iscoroutinefunction(call)
 
 
-def _makes_one(target: Any) -> bool:
+def makes_one(target: Any) -> bool:
+    """Is *target* what makes an application?"""
     if not inspect.isfunction(target):
         return False
     parameters = inspect.signature(target).parameters.values()

@@ -45,6 +45,11 @@ async def unsent() -> int:
     return sum(one.transport.get_write_buffer_size() for one in found)
 
 
+@app.post("/stored")
+async def store(request: Request) -> int:
+    return len(await request.body())
+
+
 @app.get("/peer")
 async def peer(request: Request) -> int:
     return request.client.port if request.client else 0

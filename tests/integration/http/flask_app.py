@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, jsonify, request
+from flask import Response, jsonify, request
 
 from mainstay import Settings
 from mainstay.http.flask import create_app
@@ -24,14 +23,6 @@ app = create_app(
     ),
     __name__,
 )
-
-
-def made_slowly() -> Flask:
-    """Make the application; a worker takes its time for it."""
-    if multiprocessing.parent_process() is not None:
-        print("loading", os.getpid(), flush=True)  # noqa: T201 - the test waits for it
-        wait_at_gate()
-    return app
 
 
 def wait_at_gate() -> None:

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -21,10 +21,10 @@ ROOT = Path(__file__).parents[3]
 
 
 @contextmanager
-def serving(http: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+def serving(http: str, app: str = "app") -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
     port = steady_port()
-    app = "tests.integration.http.connections_app:app"
-    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--http", http,
+    target = f"tests.integration.http.connections_{app}:app"
+    command = [sys.executable, "-m", "uvicorn", target, "--port", str(port), "--http", http,
         "--timeout-keep-alive", "300",
     ]  # fmt: skip
     process = subprocess.Popen(
@@ -41,9 +41,9 @@ def serving(http: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
         process.wait()
 
 
-@pytest.fixture(scope="module", params=["httptools", "h11"])
+@pytest.fixture(scope="module", params=["httptools", "h11", "httptools flask"])
 def port(request: pytest.FixtureRequest) -> Iterator[int]:
-    with serving(request.param) as (port, _):
+    with serving(*request.param.split()) as (port, _):
         yield port
 
 
@@ -146,6 +146,37 @@ def test_an_answer_that_nobody_reads_is_let_go_and_takes_little_memory(port: int
     assert (len(answer.content), set(answer.content)) == (8_000_000, {ord("a")})
 
 
+def test_bodies_that_do_not_come_keep_nobody_waiting(port: int) -> None:
+    head = b"POST /stored HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n"
+    with ExitStack() as stack, asking(port) as client:
+        slow = [stack.enter_context(silent(port)) for _ in range(100)]
+        for one in slow:
+            one.sendall(head + b"a")
+        assert {client.get("/slow").status_code for _ in range(20)} == {200}
+        for one in slow:
+            one.sendall(b"a" * 99)
+            assert one.recv(65_536).startswith(b"HTTP/1.1 200")
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        (b"Transfer-Encoding: chunked", b"", b"3", b"abc", b"zz", b"abc", b"0", b"", b""),
+        (b"Transfer-Encoding: chunked", b"", b"3", b"abcdef", b"0", b"", b""),
+        (b"Transfer-Encoding: chunked", b"", b"3", b"abc", b""),
+        (b"Content-Length: 10", b"", b"abc"),
+        (b"Transfer-Encoding: chunked, identity", b"", b"3", b"abc", b"0", b"", b""),
+    ],
+    ids=["bad length", "more than announced", "cut short", "shorter", "coding"],
+)
+def test_a_body_that_is_not_whole_is_not_taken(port: int, lines: tuple[bytes, ...]) -> None:
+    with silent(port) as client:
+        client.sendall(b"\r\n".join((b"POST /stored HTTP/1.1", b"Host: h", *lines)))
+        client.shutdown(socket.SHUT_WR)
+        answer = read_all(client)
+    assert not answer or problem(answer) == (400, "malformed")
+
+
 def asking(port: int) -> httpx.Client:
     return httpx.Client(
         base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=PATIENCE_SECONDS
@@ -153,7 +184,7 @@ def asking(port: int) -> httpx.Client:
 
 
 def silent(port: int) -> socket.socket:
-    """Open a connection that says nothing, which the server closes."""
+    """Open a connection that says nothing; the server closes it if it stays so."""
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECONDS)
 
 

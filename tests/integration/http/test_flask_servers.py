@@ -22,10 +22,16 @@ from tests.waiting import PATIENCE_SECONDS, join
 
 ROOT = Path(__file__).parents[3]
 TARGET = "tests.integration.http.flask_app:app"
-MADE_SLOWLY = "tests.integration.http.flask_app:made_slowly"
 _GUNICORN = ["-m", "gunicorn", "--config", "python:mainstay.http.gunicorn", "--bind"]
 SERVERS = {
-    "granian": ["-m", "mainstay.http.granian", "{target}", "--port", "{port}"],
+    "mainstay run": [
+        *("-m", "mainstay.processes.start", "{target}", "--", "mainstay.processes.serve"),
+        *("{target}", "--host", "127.0.0.1", "--port", "{port}"),
+    ],
+    "mainstay run, workers": [
+        *("-m", "mainstay.processes.start", "{target}", "--", "mainstay.processes.serve"),
+        *("{target}", "--host", "127.0.0.1", "--port", "{port}", "--workers", "2"),
+    ],
     "gunicorn-gthread": [*_GUNICORN, "127.0.0.1:{port}", "{target}"],
     "gunicorn-sync": [
         *_GUNICORN, "127.0.0.1:{port}", "--worker-class", "sync", "--threads", "1", "{target}",
@@ -33,7 +39,7 @@ SERVERS = {
     "waitress": ["-m", "waitress", "--listen", "127.0.0.1:{port}", "--threads", "8", "{target}"],
 }  # fmt: skip
 # Those that a service can tell to drain first.
-DRAINING = ("granian", "gunicorn-gthread")
+DRAINING = ("mainstay run", "mainstay run, workers", "gunicorn-gthread")
 
 
 class Server:
@@ -177,8 +183,8 @@ def test_it_drains_before_it_stops(patient: Server) -> None:
     eventually(lambda: server.ready() == 503)
     answer = server.client.get("/quick")
     assert (answer.status_code, answer.headers["connection"]) == (200, "close")
-    # gunicorn's main process tells its workers once.
-    for pid in server.workers() if "gunicorn" in server.name else [server.process.pid]:
+    # A main process tells its workers once.
+    for pid in [server.process.pid] if server.name == "mainstay run" else server.workers():
         os.kill(pid, signal.SIGTERM)
     assert server.process.wait(PATIENCE_SECONDS) == 0
 
@@ -199,15 +205,3 @@ def test_nothing_is_left_of_one_that_is_killed(patient: Server, draining: bool) 
         return False
 
     eventually(is_gone)
-
-
-def test_a_worker_whose_server_is_killed_while_it_loads_ends_too(tmp_path: Path) -> None:
-    # A worker of granian that is told too early to stop ends when its grace is over.
-    server = Server("granian", tmp_path, MADE_SLOWLY, grace_seconds=1.0)
-    eventually(lambda: b"loading" in server.log.read_bytes())
-    server.process.kill()
-    server.gate.touch()
-    server.close()
-    loading = next(line for line in server.log.read_text().splitlines() if "loading" in line)
-    worker = int(loading.split()[-1])
-    eventually(lambda: not facts.is_alive(worker) or facts.is_zombie(worker))

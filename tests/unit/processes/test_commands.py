@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mainstay.processes.commands import command
+from mainstay.processes.commands import Serving, command
 from mainstay.processes.manifest import ProcessSpec
 
 START = (sys.executable, "-m", "mainstay.processes.start")
@@ -20,7 +20,7 @@ def line(*, alone: bool = False, **given: Any) -> tuple[str, ...]:
     return command(process, host="127.0.0.1", grace_seconds=25, alone=alone)
 
 
-def test_the_server_of_an_http_process_is_the_one_that_its_target_is_made_for() -> None:
+def test_an_http_process_is_served_as_its_target_wants_to_be_called() -> None:
     found = line(kind="http", target="data.api:app", port=8000, workers=2, options=("--a", "b"))
     assert found[:6] == (*START, "data.api:app", "--", "mainstay.processes.serve")
     assert " ".join(found[6:]) == (
@@ -28,9 +28,13 @@ def test_the_server_of_an_http_process_is_the_one_that_its_target_is_made_for() 
     )
 
 
+def serving(workers: int) -> tuple[str, ...]:
+    return Serving("data.api:app", "127.0.0.1", 8000, workers, 25).by_uvicorn
+
+
 def test_uvicorn_logs_as_the_service_does() -> None:
-    found = line(kind="http", target="data.api:app", port=8000, workers=2, server="uvicorn")
-    assert found[:6] == (*START, "data.api:app", "--", "uvicorn")
+    found = serving(workers=2)
+    assert found[:2] == ("uvicorn", "data.api:app")
     text = " ".join(found)
     assert "--host 127.0.0.1 --port 8000 --workers 2" in text
     assert "--no-access-log --no-server-header --no-proxy-headers" in text
@@ -40,16 +44,8 @@ def test_uvicorn_logs_as_the_service_does() -> None:
 
 
 def test_a_lone_uvicorn_leaves_the_word_to_the_service() -> None:
-    text = " ".join(line(kind="http", target="data.api:app", port=8000, server="uvicorn"))
-    assert "--log-level warning" in text
-    several = line(kind="http", target="data.api:app", port=8000, workers=2, server="uvicorn")
-    assert "--log-level" not in several
-
-
-def test_granian_is_served_with_the_services_life_around_it() -> None:
-    found = line(kind="http", target="books.api:app", port=8001, server="granian")
-    assert found[5:7] == ("mainstay.http.granian", "books.api:app")
-    assert "--port 8001 --workers 1 --grace 25" in " ".join(found)
+    assert "--log-level warning" in " ".join(serving(workers=1))
+    assert "--log-level" not in serving(workers=2)
 
 
 def test_a_worker_is_celerys_own_command_line_with_what_is_added() -> None:

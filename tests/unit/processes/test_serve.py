@@ -1,4 +1,4 @@
-"""Which server an application is for."""
+"""How an application is served."""
 
 from __future__ import annotations
 
@@ -28,29 +28,23 @@ def plain(environ: Any, start_response: Any) -> list[bytes]:
 
 
 @pytest.mark.parametrize(
-    ("target", "server"),
+    ("application", "is_wsgi"),
     [
-        (fastapi_app(SETTINGS), ("uvicorn", False)),
-        (flask_app(SETTINGS), ("granian", False)),
-        (FastAPI(), ("uvicorn", False)),
-        (Flask(__name__), ("granian", False)),
-        (make, ("granian", True)),
-        (lambda: fastapi_app(SETTINGS), ("uvicorn", True)),
-        (bare, ("uvicorn", False)),
-        (plain, ("granian", False)),
+        (fastapi_app(SETTINGS), False),
+        (flask_app(SETTINGS), True),
+        (FastAPI(), False),
+        (Flask(__name__), True),
+        (bare, False),
+        (plain, True),
     ],
-    ids=[
-        "fastapi",
-        "flask",
-        "foreign fastapi",
-        "foreign flask",
-        "makes flask",
-        "makes fastapi",
-        "bare asgi",
-        "bare wsgi",
-    ],
+    ids=["fastapi", "flask", "foreign fastapi", "foreign flask", "bare asgi", "bare wsgi"],
 )
-def test_the_server_is_found_by_how_the_application_is_called(
-    target: Any, server: tuple[str, bool]
+def test_what_an_application_is_is_found_by_how_it_is_called(
+    application: Any, is_wsgi: bool
 ) -> None:
-    assert serve.server_of(target) == server
+    assert serve.is_wsgi(application) is is_wsgi
+    assert not serve.makes_one(application)
+
+
+def test_a_function_that_takes_nothing_makes_an_application() -> None:
+    assert serve.makes_one(make)

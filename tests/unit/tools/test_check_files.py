@@ -20,6 +20,7 @@ from tools.check_files import findings, main
         ("a.py", "x = 1\r\n", "stray whitespace"),
         ("a.py", "<<<<<<< ours\nx = 1\n=======\n", "merge conflict"),
         ("a.txt", "x" * (1024 * 1024) + "\n", "larger than"),
+        ("results.db", "SQLite format 3\0", "database of SQLite"),
     ],
 )
 def test_a_broken_file_is_named_with_what_is_wrong(

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import (
-    AbstractAsyncContextManager,
-    AsyncExitStack,
-    asynccontextmanager,
-    nullcontext,
-)
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -18,11 +13,10 @@ from starlette.middleware.errors import ServerErrorMiddleware
 
 from mainstay.config import Settings
 from mainstay.http import asgi, cors
-from mainstay.http.connections import limit_connections
-from mainstay.http.draining import drain_on_sigterm
 from mainstay.http.fastapi import docs, errors, routes
 from mainstay.http.fastapi.openapi import PROBLEM_RESPONSES, add_problem_schema
 from mainstay.http.fastapi.work import replayed
+from mainstay.http.lifespan import lifespan
 from mainstay.http.rules import placed
 from mainstay.http.stores import service_of, shared_counts, store_of
 from mainstay.http.tokens import check_keys
@@ -148,32 +142,15 @@ class _Application(FastAPI):
 def _lifespan(
     service: Service, process: str, author: Lifespan | None
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """Put the author's lifespan inside the service's: it starts first and ends first."""
+    """Put the author's lifespan inside the service's."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        service.renew()  # or the author's part would run in a life that has ended
-        settings = service.settings
-        connections = limit_connections()
-        draining = drain_on_sigterm(
-            service.lifecycle,
-            delay_seconds=settings.drain_delay_seconds,
-            grace_seconds=settings.grace_seconds,
-        )
-        try:
-            async with nullcontext() if author is None else author(app) as state:
-                with connections, draining:
-                    service.start(process)
-                    yield state or {}
-                    service.lifecycle.drain()
-        finally:
-            async with AsyncExitStack() as closing:  # each also when another fails
-                closing.callback(service.stop)
-                # What was opened on this event loop can be closed on it alone.
-                for resource in service.resources.values():
-                    closing.push_async_callback(resource.aclose)
+    async def lifespan_of(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        inside = nullcontext() if author is None else author(app)
+        async with lifespan(service, partial(service.start, process), inside) as state:
+            yield state or {}
 
-    return lifespan
+    return lifespan_of
 
 
 def _cors(origins: Sequence[str]) -> Callable[[ASGIApp], ASGIApp]:

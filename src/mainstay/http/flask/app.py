@@ -109,6 +109,7 @@ def create_app(
         limits=rate_limits or RateLimits(shared_counts(service)),
         idempotency=idempotency_store or store_of(service),
         match=routes.matching(app),
+        body_limit=routes.body_limits(app),
         cors=Cors(settings.cors_allow_origins) if settings.cors_allow_origins else None,
     )
     app.stations = wsgi.Edge(partial(Flask.__call__, app), service, rules, process=process)

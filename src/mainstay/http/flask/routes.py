@@ -8,7 +8,8 @@ from functools import partial, wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from flask import Flask, request
+from flask import Flask, Request, request
+from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule as Route
 
 from mainstay import limits, monitor
@@ -25,7 +26,16 @@ if TYPE_CHECKING:
 
     from mainstay.service import Service
 
-__all__ = ["QUIET_PATHS", "keys", "machines", "matching", "rate_limit", "served", "template_of"]
+__all__ = [
+    "QUIET_PATHS",
+    "body_limits",
+    "keys",
+    "machines",
+    "matching",
+    "rate_limit",
+    "served",
+    "template_of",
+]
 
 QUIET_PATHS = monitor.PATHS
 
@@ -103,6 +113,24 @@ def matching(app: Flask) -> Callable[[Environ], Matched | None]:
         return matched
 
     return match
+
+
+def body_limits(app: Flask) -> Callable[[Environ], int]:
+    """Return what tells how long a body the route of a request takes, before *app* looks for it;
+    0 where there is none, or it does not say so.
+    """
+
+    def limit(environ: Environ) -> int:
+        adapter = app.create_url_adapter(Request(environ))
+        if adapter is None:
+            return 0
+        try:
+            rule, _values = adapter.match(return_rule=True)
+        except HTTPException:
+            return 0
+        return body_limit_of(app.view_functions.get(rule.endpoint))
+
+    return limit
 
 
 def template_of(rule: Route) -> str:

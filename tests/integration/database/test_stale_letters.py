@@ -6,7 +6,13 @@ from __future__ import annotations
 
 import pytest
 
-from mainstay.resources.sqlalchemy import Database, staleletters, workflows
+from mainstay.resources.sqlalchemy import (
+    Database,
+    reconciling,
+    schedule,
+    staleletters,
+    workflows,
+)
 from mainstay.resources.sqlalchemy.status import TaskStatuses
 from mainstay.resources.sqlalchemy.workflows import NewStep
 
@@ -74,3 +80,12 @@ def test_a_retry_that_comes_meanwhile_is_not_taken_for_done(retried: Database) -
     retry(retried)
     staleletters.taken(retried, [step])
     assert claimed(retried) == [("a", 2, "q")]
+
+
+def test_who_finds_dead_letters_of_open_tasks_is_told_which_life_is_open(retried: Database) -> None:
+    TaskStatuses(retried).accepted(None, "b", "direct", "q")
+    with retried.autocommit() as connection:
+        reconciling.adopt(connection, "q")
+        now = schedule.now(connection)
+        found = reconciling.among(connection, "q", ["a", "b", "c"], before=now)
+    assert found == {"a": 1, "b": 0}

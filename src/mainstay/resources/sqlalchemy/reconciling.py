@@ -124,16 +124,23 @@ def is_any(connection: Connection, queue: str, *, after: datetime | None, until:
 
 def among(
     connection: Connection, queue: str, ids: Collection[str], *, before: datetime
-) -> list[str]:
-    """Return which of *ids* are tasks of *queue* that were last accounted for before then."""
+) -> dict[str, int]:
+    """Return which of *ids* are tasks of *queue* that were last accounted for before then, and how
+    often each was sent again as a step of a workflow.
+    """
     status = tables.table("task_status", connection.dialect.name)
-    rows = select(status.c.task_id).where(
-        status.c.queue == queue,
-        status.c.accounted_at <= before,
-        status.c.task_id.in_(ids),
-        _is_open(),
+    steps = tables.table("workflow_steps", connection.dialect.name)
+    rows = (
+        select(status.c.task_id, func.coalesce(steps.c.retries, 0))
+        .outerjoin(steps, steps.c.task_id == status.c.task_id)
+        .where(
+            status.c.queue == queue,
+            status.c.accounted_at <= before,
+            status.c.task_id.in_(ids),
+            _is_open(),
+        )
     )
-    return list(connection.execute(rows).scalars())
+    return {id: retries for id, retries in connection.execute(rows)}
 
 
 def hold(connection: Connection, ids: Collection[str], *, older_than_seconds: float) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import islice
@@ -39,16 +39,18 @@ from mainstay.retries import is_transient
 from mainstay.tasks.celery.profiles import transport_of
 from mainstay.tasks.celery.relaying import TaskPublisher
 from mainstay.tasks.celery.sending import MARKER
+from mainstay.tasks.celery.workflows import retries_of
 from mainstay.tasks.status import State, TaskStatus
 from mainstay.taskstates import ANY_EPOCH
 from mainstay.texts import text_of
 
 if TYPE_CHECKING:
+    from mainstay.deadletters import DeadLetter
     from mainstay.resources.sqlalchemy import Database
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.depths import Depths
 
-__all__ = ["Pace", "Reconciler", "is_marker_due", "proven_until"]
+__all__ = ["Pace", "Reconciler", "is_marker_due", "of_this_life", "proven_until"]
 
 # A worker that knows no markers, of an older version or another service, does it, and that is all.
 _HARMLESS_TASK = "celery.accumulate"
@@ -133,6 +135,19 @@ def is_marker_due(markers: Sequence[Marker], now: datetime, pace: Pace, *, is_em
             pause *= 2 ** min(len(waiting), _MOST_DOUBLINGS)
         return now >= max(waiting) + timedelta(seconds=pause)
     return last_taken is None or now >= last_taken + timedelta(seconds=pace.grace)
+
+
+def of_this_life(letters: Iterable[DeadLetter], retries: Mapping[str, int]) -> list[DeadLetter]:
+    """Return the letters of those tasks, without those of an earlier life of a step.
+
+    Args:
+        retries: How often each task was sent again, by its id.
+    """
+    return [
+        letter
+        for letter in letters
+        if letter.id in retries and retries_of(letter.headers) >= retries[letter.id]
+    ]
 
 
 class Reconciler:
@@ -258,10 +273,11 @@ class Reconciler:
         letters = islice(AmqpDeadLetters(url).letters(queue), _MOST_LETTERS)
         dead = {letter.id: letter for letter in letters}
         with self._database.autocommit() as connection:
-            ids = reconciling.among(connection, queue, list(dead), before=before)
-        for id in ids:
-            error = {"type": dead[id].reason.rpartition(":")[2], "detail": dead[id].detail}
-            store.record(TaskStatus(id=id, state=State.FAILURE, epoch=ANY_EPOCH, error=error))
+            retries = reconciling.among(connection, queue, list(dead), before=before)
+        for letter in of_this_life(dead.values(), retries):
+            error = {"type": letter.reason.rpartition(":")[2], "detail": letter.detail}
+            ended = TaskStatus(id=letter.id, state=State.FAILURE, epoch=ANY_EPOCH, error=error)
+            store.record(ended)
 
     def _is_empty(self, queue: str, markers: Sequence[Marker]) -> bool:
         if all(marker.taken_at is not None for marker in markers):

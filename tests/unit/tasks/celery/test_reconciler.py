@@ -4,8 +4,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from mainstay.deadletters import DeadLetter
 from mainstay.resources.sqlalchemy.reconciling import Marker
-from mainstay.tasks.celery.reconciler import Pace, is_marker_due, proven_until
+from mainstay.tasks.celery.reconciler import Pace, is_marker_due, of_this_life, proven_until
+from mainstay.tasks.celery.workflows import AGAIN
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 PACE = Pace(300.0)
@@ -80,3 +82,15 @@ def test_a_worker_says_what_it_holds_more_than_once_before_it_must(lost_after: f
     pace = Pace(lost_after)
     assert 2 * pace.hold <= pace.grace
     assert pace.grace < pace.doubt < pace.lost_after
+
+
+def letter(id: str, **headers: str) -> DeadLetter:
+    return DeadLetter(id, "task", "q", "expired", headers=headers)
+
+
+def test_a_dead_letter_of_an_earlier_life_of_a_step_does_not_end_it() -> None:
+    first, second = letter("a"), letter("a", **{AGAIN: "1"})
+    assert of_this_life([first], {"a": 0}) == [first]
+    assert of_this_life([first], {"a": 1}) == []
+    assert of_this_life([second], {"a": 1}) == [second]
+    assert of_this_life([second], {"b": 0}) == []

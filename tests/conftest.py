@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
-from tests import measuring
 from tests.signals import heed_signals
 
 if TYPE_CHECKING:
@@ -34,36 +33,55 @@ PLATFORMS = "tests/services/"
 SCENARIOS = "tests/chaos/test_scenarios.py"
 ON_REAL_SERVERS = ("test_outages.py", "test_tokens.py")
 WITHOUT_A_PLATFORM = ("test_configuration.py", "test_development.py", "test_plain_commands.py")
+SHARED_WORKERS = {
+    f"tests/contract/tasks/{file}": group
+    for group, files in {
+        "tasks": ("test_any_room.py", "test_malformed.py", "test_workers.py"),
+        "tasks with results": ("test_canvas.py", "test_exits.py"),
+        "tasks in a database": ("test_outbox.py", "test_workflows.py"),
+    }.items()
+    for file in files
+}
+"""Files whose tests share running workers."""
 
 SLOWEST = (
-    "tests/integration/testing/test_interrupts.py",
+    "tasks in a database",
+    "tasks with results",
+    "data on embedded servers",
+    "tasks",
+    "tests/integration/database/test_migrations.py",
     "tests/contract/tasks/test_processes.py",
-    "tests/integration/outbox/test_outbox.py",
+    "tests/contract/tasks/test_lost.py",
+    "books on embedded servers",
+    "tests/contract/http/test_work.py",
     "contracts on real servers",
-    "tests/contract/tasks/test_workers.py",
+    "tests/integration/processes/test_dev.py",
+    "tests/services/books/test_plain_commands.py",
+    "tests/services/contracts/test_plain_commands.py",
+    "tests/integration/outbox/test_outbox.py",
+    "tests/integration/testing/test_interrupts.py",
+    "tests/contract/http/test_answers.py",
+    "tests/integration/tasks/test_outages.py",
     "tests/contract/tasks/test_beat.py",
     "data on real servers",
-    "data on embedded servers",
-    "tests/contract/tasks/test_outbox.py",
-    "tests/contract/http/test_answers.py",
-    "books on embedded servers",
-    "tests/integration/tasks/test_outages.py",
-    "tests/integration/processes/test_dev.py",
-    "tests/contract/http/test_work.py",
-    "tests/contract/tasks/test_workflows.py",
-    "scenarios on Redis",
-    "tests/services/books/test_plain_commands.py",
-    "tests/integration/test_make_run.py",
-    "tests/services/contracts/test_plain_commands.py",
     "tests/integration/http/test_connections.py",
     "tests/contract/rpc/test_faults.py",
-    "tests/integration/database/test_migrations.py",
+    "tests/contract/rpc/test_calls.py",
+    "scenarios on Redis",
+    "tests/integration/testing/test_servers.py",
+    "tests/integration/test_make_run.py",
+    "tests/integration/http/test_flask_servers.py",
+    "contracts on embedded servers",
+    "tests/services/data/test_configuration.py",
+    "tests/contract/tasks/test_results.py",
     "tests/contract/tasks/test_fencing.py",
     "books on real servers",
-    "contracts on embedded servers",
-    "tests/contract/rpc/test_calls.py",
+    "tests/integration/tasks/test_lost.py",
     "tests/docs/test_readme.py",
-    "scenarios on RabbitMQ",
+    "tests/contract/tasks/test_outages.py",
+    "tests/unit/test_logs.py",
+    "tests/integration/database/test_status.py",
+    "tests/contract/tasks/test_queues.py",
 )
 """The groups that take longest, the first most. `--durations=0` shows how long tests take."""
 
@@ -75,7 +93,6 @@ RECONCILIATION = "reconciliation"
 def pytest_sessionstart() -> None:
     # Garbage is looked for again when all is imported.
     gc.disable()
-    measuring.hold_back()
 
 
 def pytest_collection_finish() -> None:
@@ -142,7 +159,7 @@ def group_of(nodeid: str) -> str:
     if file == SCENARIOS:
         return f"scenarios on {'RabbitMQ' if '-rabbitmq-' in nodeid else 'Redis'}"
     if not file.startswith(PLATFORMS) or file.endswith(WITHOUT_A_PLATFORM):
-        return file
+        return SHARED_WORKERS.get(file, file)
     service = file.removeprefix(PLATFORMS).partition("/")[0]
     is_real = "[real" in nodeid or file.endswith(ON_REAL_SERVERS)
     return f"{service} on {'real' if is_real else 'embedded'} servers"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests import measuring
 from tests.services.platform import Platform
 from tests.waiting import PATIENCE_SECONDS
 
@@ -52,7 +51,7 @@ def running(
         process = subprocess.Popen(
             [PROGRAMS / command[0], *command[1:]],
             cwd=folder,
-            env={**measuring.variables(), **env},
+            env=env,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

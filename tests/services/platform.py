@@ -19,7 +19,6 @@ import httpx
 from mainstay.auth import Tokens
 from mainstay.config import Settings
 from mainstay.testing.wait import eventually
-from tests import measuring
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["SERVICES", "Platform", "environment", "on_embedded", "on_servers", "write_service"]
@@ -174,7 +173,7 @@ class Platform:
 @contextmanager
 def on_embedded(folder: Path, ports: Sequence[int], **values: str) -> Iterator[Platform]:
     """Run the project in *folder* on embedded servers, as a developer does."""
-    env = PATIENT | measuring.variables() | environment(**values)
+    env = PATIENT | environment(**values)
     platform = Platform(folder, ["dev", "--no-reload"], env, ports)
     yield platform.start()
     assert platform.stop() == 0

@@ -22,7 +22,7 @@ from mainstay.tasks.status import State
 from mainstay.tasks.workflow import StepState
 from mainstay.testing import eventually
 from tests.contract.tasks.conftest import COMBINATIONS
-from tests.contract.tasks.rooms import CeleryRoom, worker_of
+from tests.contract.tasks.rooms import ON_DATABASES, CeleryRoom, worker_of
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -103,9 +103,13 @@ def test_every_word_on_a_task_says_how_it_ended(place: tuple[CeleryRoom, App], h
         assert eventually(lambda: [one for one in tries(id) if one["outcome"] == wanted.outcome])
 
 
+@pytest.mark.parametrize("where", ON_DATABASES)
 @pytest.mark.parametrize("how", list(EXITS))
-def test_every_end_of_a_step_comes_to_its_workflow(place: tuple[CeleryRoom, App], how: str) -> None:
-    _room, app = place
+def test_every_end_of_a_step_comes_to_its_workflow(
+    shared_with_results: Any, where: str, how: str
+) -> None:
+    # Which end a step has comes from its status, whatever keeps its result.
+    _room, app = shared_with_results(f"{where}, none")
     wanted = EXITS[how]
     step = app.signature(wanted.task, args=(how, new_id())).set(**wanted.options)
     id = app.workflows.start(step | app.signature("listed"), name=how)

@@ -14,7 +14,6 @@ import pytest
 
 from mainstay.processes.ports import steady_port
 from mainstay.testing.wait import eventually
-from tests import measuring
 from tests.waiting import PATIENCE_SECONDS
 
 SERVER = """
@@ -71,7 +70,7 @@ class Project:
 
     def environ(self, **given: str) -> dict[str, str]:
         kept = {n: v for n, v in os.environ.items() if not n.startswith(_NAMES_OF_SERVERS)}
-        return {**kept, **measuring.variables(), **given}
+        return {**kept, **given}
 
     def start(self, *arguments: str, **environ: str) -> subprocess.Popen[bytes]:
         """Begin a command; what it says goes to the file ``said``."""

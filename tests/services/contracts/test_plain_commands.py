@@ -142,6 +142,7 @@ def test_celery_shows_queues_and_tasks_and_beats(
         running(env, tmp_path / "worker.log", *celery, "worker", "--concurrency", "1"),
         running(env, beat, *celery, "beat"),
     ):
+        eventually(lambda: "startup_success" in (tmp_path / "worker.log").read_text())
         eventually(lambda: do(env, *celery, "inspect", "ping"))
         queues = do(env, *celery, "inspect", "active_queues")
         for queue in ("contracts", "contracts_documents"):

@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from mainstay import devfile
+from mainstay.resources.redis import RedisDeadLetters
 from mainstay.testing.wait import eventually
 from tests.services.commands import do
 from tests.services.data.platform import API
@@ -52,20 +53,16 @@ def test_messages_that_nobody_can_read_are_dead_letters_and_work_goes_on(
     with valkey:
         valkey.lpush("data_tasks", b"{broken")
         valkey.xadd("data_queue", {"body": b"{broken", "headers": b"{}", "id": b"broken-1"})
-
-    def buried() -> bool:
-        return bool(
-            causes(embedded_platform, "data_tasks") and causes(embedded_platform, "data_queue")
-        )
-
-    assert eventually(buried, every_seconds=0.3)
+        dead = RedisDeadLetters(valkey, {})
+        queues = ("data_tasks", "data_queue")
+        assert eventually(lambda: all(list(dead.letters(queue)) for queue in queues))
     (cause,) = causes(embedded_platform, "data_queue")
     assert (cause["kind"], cause["count"]) == ("call", 1)
     assert cause["reason"].startswith("decode:")
 
     shown = printed(embedded_platform, "dead", "show", cause["example_id"])
     assert shown["body"] == "{broken"
-    for queue in ("data_queue", "data_tasks"):
+    for queue in queues:
         example = causes(embedded_platform, queue)[0]["example_id"]
         command = ("dead", "discard", "--all-like", example, "--queue", queue)
         discarded = embedded_platform.run(*command)

@@ -131,7 +131,7 @@ def among(
     status = tables.table("task_status", connection.dialect.name)
     steps = tables.table("workflow_steps", connection.dialect.name)
     rows = (
-        select(status.c.task_id, func.coalesce(steps.c.retries, 0))
+        select(status.c.task_id, func.coalesce(steps.c.retries, 0).label("retries"))
         .outerjoin(steps, steps.c.task_id == status.c.task_id)
         .where(
             status.c.queue == queue,
@@ -140,7 +140,7 @@ def among(
             _is_open(),
         )
     )
-    return {id: retries for id, retries in connection.execute(rows)}
+    return {row.task_id: row.retries for row in connection.execute(rows)}
 
 
 def hold(connection: Connection, ids: Collection[str], *, older_than_seconds: float) -> None:

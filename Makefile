@@ -20,7 +20,7 @@ ARGS ?=
 # The other variables that commands take (SEED, ONLY, …) are expanded by the shell: make exports
 # what its command line and its environment set, and so no value becomes part of a command.
 # Most tests wait for servers, so more of them run at a time than there are cores.
-NUMPROCESSES := "--numprocesses=$${WORKERS:-5}"
+NUMPROCESSES := "--numprocesses=$${WORKERS:-4}"
 
 .PHONY: help
 help: ## Show this list

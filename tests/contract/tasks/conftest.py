@@ -138,7 +138,7 @@ def shared_on(
         yield made
 
 
-@pytest.fixture(params=[*ON_DATABASES, "redis on embedded"])
+@pytest.fixture(params=ON_DATABASES)
 def database_room(
     request: pytest.FixtureRequest, shared_on: Callable[[str], CeleryRoom]
 ) -> Iterator[CeleryRoom]:

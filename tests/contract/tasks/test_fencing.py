@@ -42,7 +42,7 @@ def cut(request: pytest.FixtureRequest) -> Callable[[CeleryRoom], None]:
     [
         ("redis on sqlite", EARLY),
         ("redis on sqlite", LATE),
-        ("redis on embedded", EARLY),
+        ("redis on postgresql", EARLY),
         ("rabbitmq on postgresql", EARLY),
         ("rabbitmq on postgresql", LATE),
     ],

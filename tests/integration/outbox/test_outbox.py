@@ -148,7 +148,7 @@ def test_two_relays_publish_each_message_once(scene: Scene) -> None:
     other.close()
 
 
-@pytest.mark.parametrize("address", ["embedded", "postgresql"], indirect=True)
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 def test_two_relays_that_claim_at_a_time_claim_different_messages(address: str) -> None:
     migrate.upgrade(address, say=lambda _line: None)
     both_have_claimed = threading.Barrier(2)
@@ -232,7 +232,7 @@ def test_of_much_that_is_due_at_a_time_nothing_waits_for_the_next_look(
 
 
 @pytest.mark.parametrize("slack", [0, 1000])
-@pytest.mark.parametrize("address", ["embedded", "postgresql"], indirect=True)
+@pytest.mark.parametrize("address", ["postgresql"], indirect=True)
 def test_what_was_written_early_and_committed_late_leaves_too(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, slack: int
 ) -> None:

@@ -2,8 +2,8 @@
 
 The event loop reads a body to its end before a thread is taken. So a client that sends slowly
 keeps no thread waiting, what the server cannot read reaches no application, and a body that breaks
-off is never taken for the whole. Refusals are left to the application's own edge: it finds the
-reason where it looks for the body.
+off is never taken for the whole. Refusals are left to the application's own edge, which is told why
+not all of the body has come.
 """
 
 from __future__ import annotations
@@ -13,19 +13,21 @@ import io
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, nullcontext, suppress
 from queue import SimpleQueue
 from tempfile import SpooledTemporaryFile
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import unquote_to_bytes
 
 from mainstay.context import new_id
-from mainstay.errors import MainstayError, Malformed, TooLarge
+from mainstay.errors import MainstayError, Malformed, Overloaded, TooLarge
 from mainstay.http.entry import PIECE_BYTES
-from mainstay.http.lifespan import lifespan
+from mainstay.http.environ import COUNT
+from mainstay.http.lifespan import lifespan, on_uvicorn
 from mainstay.http.problems import MEDIA_TYPE, TimedOut, problem_of
-from mainstay.http.wsgi import IN_FLIGHT_LIMIT, MAY_CLOSE, Edge, Pairs
+from mainstay.http.wsgi import BODY_FAULT, IN_FLIGHT_LIMIT, MAY_CLOSE, Edge, Pairs
+from mainstay.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -41,6 +43,9 @@ SPARE_THREADS = 4
 
 _IN_MEMORY_BYTES = 65_536
 """A longer body is kept in a file until the request is answered."""
+
+_ALL_BYTES = 268_435_456
+"""Of bodies that a process holds at a time; more where a single one may be longer."""
 
 _PLAIN_LIMIT_BYTES = 1_073_741_824
 _PLAIN_SECONDS = 30.0
@@ -71,6 +76,7 @@ class Bridge:
         self.app = app
         self.edge = edge if isinstance(edge, Edge) else None
         in_hand = IN_FLIGHT_LIMIT if self.edge is None else self.edge.rules.in_flight_limit
+        self._bodies = _Bodies()
         self._threads = _Threads(in_hand + SPARE_THREADS if threads is None else threads)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,17 +90,25 @@ class Bridge:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         environ = environ_of(scope)
         call = _Call(self.app, environ, receive, send)
-        if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:
-            await call.answer(self._threads)
-            return
-        with _Body(*self._limits(environ)) as body:
-            await body.read_from(receive, environ.get("CONTENT_LENGTH", ""))
-            if body.fault is not None and self.edge is None:
-                await _refuse(body.fault, send)
+        try:
+            if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:
+                await call.answer(self._threads)
                 return
-            call.must_close = body.fault is not None
-            environ["wsgi.input"] = body
-            await call.answer(self._threads)
+            with _Body(self._bodies, *self._limits(environ)) as body:
+                fault = await body.read_from(receive, environ.get("CONTENT_LENGTH", ""))
+                if fault is not None and self.edge is None:
+                    await _refuse(fault, send)
+                    return
+                environ["wsgi.input"] = body.file
+                if fault is not None:
+                    environ[BODY_FAULT] = fault
+                    call.must_close = True
+                await call.answer(self._threads)
+        except asyncio.CancelledError:
+            if not call.has_left:  # the server's patience with what is in hand is over
+                with suppress(Exception):
+                    await _refuse(Overloaded("the service is shutting down: ask again"), send)
+            raise
 
     def _limits(self, environ: Environ) -> tuple[int, float]:
         """Return how long a body may be, and how many seconds it may take."""
@@ -107,81 +121,98 @@ class Bridge:
         return limit, edge.timeout_seconds
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        edge = self.edge
         await receive()
-        if edge is None:
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-        else:
-            async with lifespan(edge.service, edge.begin, nullcontext()):
+        phase = "startup"
+        try:
+            async with self._life():
                 await send({"type": "lifespan.startup.complete"})
+                phase = "shutdown"
                 await receive()
+        except BaseException as error:
+            await send({"type": f"lifespan.{phase}.failed", "message": str(error)})
+            raise
         await send({"type": "lifespan.shutdown.complete"})
 
+    @asynccontextmanager
+    async def _life(self) -> AsyncIterator[None]:
+        edge = self.edge
+        if edge is None:
+            with on_uvicorn(Lifecycle(), delay_seconds=0.0, grace_seconds=_PLAIN_SECONDS):
+                yield
+            return
+        try:
+            async with lifespan(edge.service, edge.begin, nullcontext()):
+                yield
+        finally:
+            edge.end()
 
-class _Body(io.RawIOBase):
-    """What has come of a request's body, in memory or in a file, or why it did not come."""
 
-    def __init__(self, limit_bytes: int, seconds: float) -> None:
+class _Bodies:
+    """How many bytes of bodies this process holds."""
+
+    held_bytes = 0
+
+
+class _Body:
+    """A request's body as far as it has come, in memory or in a file.
+
+    Args:
+        all: What the process holds.
+        limit_bytes: How long it may be.
+        seconds: How long it may take.
+    """
+
+    def __init__(self, all: _Bodies, limit_bytes: int, seconds: float) -> None:
+        self._all = all
         self._limit = limit_bytes
         self._seconds = seconds
-        self._file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - see close
-        self.fault: MainstayError | None = None
-        """Why not all of it has come; raised to who reads."""
+        self._length = 0
+        self.file: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY_BYTES)  # noqa: SIM115 - see __exit__
 
-    async def read_from(self, receive: Receive, announced: str) -> None:
-        """Take the body as it comes; nothing of one that is announced to be too long."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._all.held_bytes -= self._length
+        self.file.close()
+
+    async def read_from(self, receive: Receive, announced: str) -> MainstayError | None:
+        """Take the body as it comes, and return why not all of it has come, if so.
+
+        Nothing is taken of one that is announced to be too long.
+        """
         try:
             if announced and (not announced.isdecimal() or int(announced) > self._limit):
                 raise self._too_large()
             async with asyncio.timeout(self._seconds):
                 await self._take(receive)
         except TimeoutError:
-            self.fault = TimedOut("the body did not come in time: send it faster")
+            return TimedOut("the body did not come in time: send it faster")
+        except OSError:
+            return Overloaded("the service has no room for the body: ask again")
         except MainstayError as error:
-            self.fault = error
-        self._file.seek(0)
+            return error
+        self.file.seek(0)
+        return None
 
     async def _take(self, receive: Receive) -> None:
-        length, is_more = 0, True
+        is_more = True
         while is_more:
             message = await receive()
             if message["type"] != "http.request":
                 raise Malformed("the body ended before all of it had come")
             piece = message.get("body", b"")
             is_more = message.get("more_body", False)
-            length += len(piece)
-            if length > self._limit:
+            self._length += len(piece)
+            self._all.held_bytes += len(piece)
+            if self._length > self._limit:
                 raise self._too_large()
-            self._file.write(piece)
+            if self._all.held_bytes > max(_ALL_BYTES, 2 * self._limit):
+                raise Overloaded("the service has too many long bodies in hand: ask again")
+            self.file.write(piece)
 
     def _too_large(self) -> TooLarge:
         return TooLarge(f"the body is larger than {self._limit} bytes: send less")
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._check()
-        return self._file.read(-1 if size is None else size)
-
-    def readinto(self, buffer: Any, /) -> int:
-        self._check()
-        piece = self._file.read(len(buffer))
-        buffer[: len(piece)] = piece
-        return len(piece)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        self._check()
-        return self._file.readline(-1 if size is None else size)
-
-    def _check(self) -> None:
-        if self.fault is not None:
-            raise self.fault
-
-    def close(self) -> None:
-        super().close()
-        self._file.close()
 
 
 class _Call:
@@ -201,7 +232,7 @@ class _Call:
         self._ended: asyncio.Future[bytes] = self._loop.create_future()
         self._given: tuple[str, Pairs] | None = None
         self._written: list[bytes] = []
-        self._has_left = False
+        self.has_left = False
         self._is_gone = False
 
     async def answer(self, threads: _Threads) -> None:
@@ -215,13 +246,15 @@ class _Call:
             whole = await self._ended
         finally:
             self._is_gone = True
-        if not self._has_left:
+        if not self.has_left:
             await self._send(self._head())
         await self._send_body(whole, more=False)
 
     # --- on the thread -----------------------------------------------------------------------
 
     def _run(self) -> None:
+        if self._ended.done():
+            return  # nobody waits for it any more
         try:
             whole = self._work()
         except BaseException as error:  # noqa: BLE001 - whatever it is, who waits hears of it
@@ -244,7 +277,8 @@ class _Call:
             if isinstance(body, list | tuple):
                 return b"".join((*self._written, *body))
             pieces = iter(body)
-            first = next(pieces, b"")  # a generator calls `start_response` with it
+            # A generator calls `start_response` with its first piece; the head waits for a byte.
+            first = next(filter(None, pieces), b"")
             if self._is_short:
                 return b"".join((*self._written, first, *pieces))
             self._stream((*self._written, first), pieces)
@@ -272,8 +306,9 @@ class _Call:
     def _start(
         self, status: str, headers: Pairs, exc_info: ExcInfo | None = None, /
     ) -> Callable[[bytes], object]:
-        if exc_info is not None and exc_info[1] is not None and self._has_left:
+        if exc_info is not None and exc_info[1] is not None and self.has_left:
             raise exc_info[1]
+        self._written.clear()
         self._given = (status, headers)
         return self._written.append
 
@@ -301,9 +336,9 @@ class _Call:
 
     async def _leave(self, piece: bytes) -> None:
         """Send a piece, once the client has taken those before it."""
-        if not self._has_left:
+        if not self.has_left:
             await self._send(self._head())
-            self._has_left = True
+            self.has_left = True
         await self._send_body(piece, more=True)
 
     async def _send_body(self, body: bytes, *, more: bool) -> None:
@@ -339,13 +374,13 @@ class _Threads:
 
     def do(self, task: Callable[[], None]) -> None:
         """Have a thread do *task*, which raises nothing; called by the event loop."""
-        self._tasks.put(task)
         try:
             self._idle.pop()
         except IndexError:
             if self._begun < self._most:
-                self._begun += 1
                 threading.Thread(target=self._work, name="request", daemon=True).start()
+                self._begun += 1
+        self._tasks.put(task)
 
     def _work(self) -> NoReturn:
         while True:
@@ -359,7 +394,7 @@ def environ_of(scope: Scope) -> Environ:
     A header with an underscore in its name is left away: no application could tell it from one
     with a hyphen, so it would pass what a proxy removes.
     """
-    raw: bytes = scope["raw_path"]
+    raw: bytes = scope.get("raw_path") or scope["path"].encode()
     root: str = scope.get("root_path", "")
     path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("latin-1")
     server, client = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
@@ -382,6 +417,7 @@ def environ_of(scope: Scope) -> Environ:
         "wsgi.multiprocess": True,
         "wsgi.run_once": False,
         MAY_CLOSE: True,
+        COUNT: len(scope["headers"]),  # each of those that are joined below, too
     }
     for name, value in scope["headers"]:
         key = _keys.get(name) or _key_of(name)
@@ -395,10 +431,13 @@ def environ_of(scope: Scope) -> Environ:
 async def _refuse(error: MainstayError, send: Send) -> None:
     """Answer for an application that has no edge."""
     problem = problem_of(error)
-    body = problem.document(instance="", correlation_id=new_id())
+    id = new_id()
+    body = problem.document(instance="", correlation_id=id)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
+        (b"x-correlation-id", id.encode()),
+        *((name.encode(), value.encode()) for name, value in problem.headers),
         _CLOSE,
     ]
     await send({"type": "http.response.start", "status": problem.status, "headers": headers})
@@ -426,4 +465,6 @@ def _as_exception(error: BaseException) -> Exception:
     """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"the application raised {type(error).__name__}: {error}")
+    raised = RuntimeError(f"the application raised {type(error).__name__}: {error}")
+    raised.__cause__ = error
+    return raised

@@ -16,9 +16,12 @@ from mainstay.http.exchange import Seen
 from mainstay.http.headers import LIMIT_BYTES, LIMIT_COUNT
 from mainstay.http.problems import HeadersTooLarge
 
-__all__ = ["Environ", "Headers"]
+__all__ = ["COUNT", "Environ", "Headers"]
 
 Environ = dict[str, Any]  # PEP 3333 asks for one, and for no other mapping
+
+COUNT = "mainstay.headers"
+"""The key of an environ whose server has counted the headers that came."""
 
 _HEADER = "HTTP_"
 _UNPREFIXED = ("content-type", "content-length")
@@ -45,6 +48,7 @@ class Headers(Seen):
             if key[:5] == _HEADER:
                 count += 1
                 size += len(environ[key])
+        count = environ.get(COUNT, count)
         if size > LIMIT_BYTES or count > LIMIT_COUNT:
             return HeadersTooLarge(
                 f"the request has more than {LIMIT_COUNT} headers, or more than {LIMIT_BYTES} "

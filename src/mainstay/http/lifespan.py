@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mainstay.lifecycle import Lifecycle
     from mainstay.service import Service
 
-__all__ = ["lifespan"]
+__all__ = ["lifespan", "on_uvicorn"]
 
 State = TypeVar("State")
 
@@ -38,15 +38,14 @@ async def lifespan(
     """
     service.renew()  # or the author's part would run in a life that has ended
     settings = service.settings
-    connections = limit_connections()
-    draining = drain_on_sigterm(
+    serving = on_uvicorn(
         service.lifecycle,
         delay_seconds=settings.drain_delay_seconds,
         grace_seconds=settings.grace_seconds,
     )
     try:
         async with author as state:
-            with connections, draining, _stopped_with_main_process(service.lifecycle):
+            with serving:
                 start()
                 yield state
                 service.lifecycle.drain()
@@ -56,6 +55,25 @@ async def lifespan(
             # What was opened on this event loop can be closed on it alone.
             for resource in service.resources.values():
                 closing.push_async_callback(resource.aclose)
+
+
+@contextmanager
+def on_uvicorn(
+    lifecycle: Lifecycle, *, delay_seconds: float, grace_seconds: float
+) -> Iterator[None]:
+    """Hold the uvicorn server of this process to the limits of connections, and drain before it
+    stops. Enter it on the server's event loop, before it listens.
+
+    Args:
+        delay_seconds: How long to go on accepting after SIGTERM.
+        grace_seconds: How long the server then waits for requests in hand.
+    """
+    with (
+        limit_connections(),
+        drain_on_sigterm(lifecycle, delay_seconds=delay_seconds, grace_seconds=grace_seconds),
+        _stopped_with_main_process(lifecycle),
+    ):
+        yield
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """Read the body of a WSGI request: counted, looked at, and for as long as the request may take.
 
-Under `mainstay run` all of it has come, or the reason why not is raised here (see `bridge.py`).
-Under other servers the time is looked at between two pieces: a read of `wsgi.input` cannot be given
-up, so a client that sends nothing keeps a thread for as long as its server allows. A proxy that
-buffers bodies, as nginx does, lets none of that through.
+Under `mainstay run` all of it has come (see `bridge.py`). Under other servers the time is looked at
+between two pieces: a read of `wsgi.input` cannot be given up, so a client that sends nothing keeps
+a thread for as long as its server allows. A proxy that buffers bodies, as nginx does, lets none of
+that through.
 """
 
 from __future__ import annotations
@@ -112,8 +112,6 @@ class Body(io.RawIOBase):
             return b""
         try:
             piece = self.stream.read(size)
-        except MainstayError:
-            raise
         except Exception as error:  # whatever a server raises of a body that it cannot read
             raise Malformed("the body cannot be read: the connection broke") from error
         if time.monotonic() > self._ends_at:

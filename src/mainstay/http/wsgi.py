@@ -9,7 +9,8 @@ others on its behalf ends in time; but an answer that comes too late by itself c
 and nothing of its work is kept.
 
 A server says nothing of its life. The service begins with the first request in each process, also
-after a fork, unless who runs the server calls :meth:`Edge.begin` before; it ends with the process.
+after a fork, unless who runs the server calls :meth:`Edge.begin` before; it ends with the process,
+or with the server that :mod:`mainstay.http.bridge` stands behind.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mainstay.service import Service
 
 __all__ = [
+    "BODY_FAULT",
     "ENTRY",
     "IN_FLIGHT_LIMIT",
     "MAY_CLOSE",
@@ -59,6 +61,9 @@ __all__ = [
 
 ENTRY = "mainstay.entry"
 """The key of the environ under which everything inside finds the :class:`WsgiEntry`."""
+
+BODY_FAULT = "mainstay.body_fault"
+"""The key of an environ whose server has not got all of the body: the error that says why."""
 
 MAY_CLOSE = "mainstay.may_close"
 """The key of an environ whose server takes a `Connection` header from an application: PEP 3333
@@ -182,6 +187,10 @@ class Edge(exchange.Edge):
             atexit.register(_end, WeakMethod(self.service.stop))
             self._begun_in = os.getpid()
             self.has_begun = True
+
+    def end(self) -> None:
+        """The service has been stopped; it may begin again in this process."""
+        self.has_begun, self._begun_in = False, 0
 
     def forget(self) -> None:
         """In a forked child: the life that was begun is the parent's."""
@@ -391,6 +400,8 @@ class WsgiEntry(exchange.Exchange):
 
     def _bound_body(self) -> None:
         environ = self.environ
+        if BODY_FAULT in environ:
+            raise environ[BODY_FAULT]
         announced = environ.get("CONTENT_LENGTH") or ""
         # Without a length, and a server that knows the end, there is no body to be had.
         if not announced and "wsgi.input_terminated" not in environ:

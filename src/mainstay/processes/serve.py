@@ -14,6 +14,7 @@ import os
 import runpy
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from mainstay.extras import require
@@ -25,6 +26,9 @@ __all__ = ["bridged", "is_wsgi", "main", "makes_one"]
 
 _TARGET = "MAINSTAY_WSGI_TARGET"
 """Where uvicorn's worker processes find what the bridge is for."""
+
+made: list[Any] = []
+"""The application that this process has made to look at it: it is not made twice."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -38,10 +42,14 @@ def main(arguments: Sequence[str]) -> None:
     asked, options = parser.parse_known_args(arguments)
     target, found = asked.target, imported(asked.target)
     makes = makes_one(found)
-    if is_wsgi(found() if makes else found):
+    application = found() if makes else found
+    if is_wsgi(application):
         require("uvicorn", extra="flask")
         os.environ[_TARGET] = target
+        # As uvicorn imports it: this module has been started, and is `__main__`.
+        import_module("mainstay.processes.serve").made.append(application)
         target, makes = "mainstay.processes.serve:bridged", True
+        options = ["--ws", "none", *options]
     serving = Serving(target, asked.host, asked.port, asked.workers, asked.grace, makes)
     sys.argv = [*serving.by_uvicorn, *options]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
@@ -49,14 +57,16 @@ def main(arguments: Sequence[str]) -> None:
 
 def bridged() -> Bridge:
     """Return the application of this process behind the bridge; called by uvicorn."""
+    if made:
+        return Bridge(made.pop())
     found = imported(os.environ[_TARGET])
     return Bridge(found() if makes_one(found) else found)
 
 
 def is_wsgi(application: Any) -> bool:
     """Is *application* called with an environ?"""
-    call = application if inspect.isfunction(application) else type(application).__call__
-    return not inspect.iscoroutinefunction(call)
+    calls = (application, getattr(application, "__call__", None))  # noqa: B004 - not: can it be?
+    return not any(map(inspect.iscoroutinefunction, calls))
 
 
 def makes_one(target: Any) -> bool:

@@ -218,6 +218,9 @@ class CeleryRoom:
         worker = Worker(command, environment, self._folder)
         try:
             yield worker
+        except BaseException:
+            print(worker.log.read_text()[-20_000:])  # noqa: T201 - pytest shows it of a failure
+            raise
         finally:
             worker.kill()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
+from mainstay.config.urls import sync_url
 from mainstay.context import new_id
 from mainstay.resources.sqlalchemy import Database
 from mainstay.tasks.celery.profiles import transport_of
@@ -57,7 +60,7 @@ def test_an_orphan_that_wakes_up_after_its_redelivery_has_no_effect(
         id = room.send("store_in_steps", key)
         eventually(lambda: deliveries(room, key) == 1)
         family = [*orphan.children, orphan.process.pid]
-        tell(family, signal.SIGSTOP)
+        eventually(lambda: are_stopped(family, room, id))
         cut(room)
         with room.worker() as heir:
             heir.ready()
@@ -94,6 +97,40 @@ def tell(
     if until is not None:
         eventually(until)
     os.kill(parent, number)
+
+
+def are_stopped(family: list[int], room: CeleryRoom, id: str) -> bool:
+    """Stop a worker in a moment in which it has locked nothing that another worker needs."""
+    tell(family, signal.SIGSTOP)
+    eventually(lambda: all(state(pid) == "T" for pid in family))
+    if is_free(room, id):
+        return True
+    tell(family, signal.SIGCONT)
+    return False
+
+
+def state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def is_free(room: CeleryRoom, id: str) -> bool:
+    """Can another process write down what becomes of a task?"""
+    engine = create_engine(sync_url(str(room.settings.database_url)))
+    try:
+        with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                connection.exec_driver_sql("pragma busy_timeout = 0")
+                connection.exec_driver_sql("begin immediate")
+            else:
+                row = text(
+                    "select 1 from mainstay.task_status where task_id = :id for update nowait"
+                )
+                connection.execute(row, {"id": id})
+    except OperationalError:
+        return False
+    finally:
+        engine.dispose()
+    return True
 
 
 def taken_over(worker: Worker, id: str) -> bool:

@@ -19,6 +19,7 @@ connections.LINGER_SECONDS = 2.0
 
 app = create_app(Settings(env="test", service_name="orders", drain_delay_seconds=0.0))
 begun: list[str] = []
+stored: list[bytes] = []
 LONG = b"a" * 8_000_000
 
 
@@ -47,7 +48,13 @@ async def unsent() -> int:
 
 @app.post("/stored")
 async def store(request: Request) -> int:
-    return len(await request.body())
+    stored.append(await request.body())
+    return len(stored[-1])
+
+
+@app.get("/stored")
+async def count_stored() -> int:
+    return len(stored)
 
 
 @app.get("/peer")

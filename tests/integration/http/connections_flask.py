@@ -19,6 +19,7 @@ flask: Flask = create_app(
 )
 app = Bridge(flask)
 begun: list[str] = []
+stored: list[bytes] = []
 
 
 @flask.get("/slow")
@@ -51,4 +52,16 @@ def peer() -> Any:
 
 @flask.post("/stored")
 def store() -> Any:
-    return flask.json.response(len(request.get_data()))
+    stored.append(request.get_data())
+    return flask.json.response(len(stored[-1]))
+
+
+@flask.post("/done")
+def do() -> Any:
+    stored.append(b"")  # whatever the body
+    return flask.json.response(None)
+
+
+@flask.get("/stored")
+def count_stored() -> Any:
+    return flask.json.response(len(stored))

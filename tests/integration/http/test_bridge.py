@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import sys
 import threading
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from mainstay import Service, Settings
 from mainstay.http import bridge
 from mainstay.http.bridge import Bridge
+from mainstay.http.flask import create_app
 from mainstay.testing.wait import eventually
 from tests.servers import exchange, served
 from tests.waiting import PATIENCE_SECONDS
@@ -106,6 +109,7 @@ def test_a_body_can_be_read_by_lines() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "status"),
     [("_PLAIN_LIMIT_BYTES", 5, 413), ("_PLAIN_SECONDS", 0.1, 408)],
+    ids=["too long", "too slow"],
 )
 @pytest.mark.parametrize("framing", [b"Content-Length: 100", b"Transfer-Encoding: chunked"])
 def test_what_does_not_come_whole_does_not_come_to_the_application(
@@ -234,3 +238,61 @@ def test_no_more_threads_are_taken_than_are_said() -> None:
         for one in asking:
             one.join(PATIENCE_SECONDS)
     assert (len(at_work), len(set(at_work))) == (5, 2)
+
+
+def test_the_bodies_of_all_requests_together_have_a_limit(
+    monkeypatch: pytest.MonkeyPatch, echo: tuple[Subject, int]
+) -> None:
+    _, port = echo
+    monkeypatch.setattr(bridge, "_PLAIN_LIMIT_BYTES", 100)
+    monkeypatch.setattr(bridge, "_ALL_BYTES", 150)
+    head = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n"
+    with (
+        socket.create_connection(("127.0.0.1", port)) as first,
+        socket.create_connection(("127.0.0.1", port)) as second,
+    ):
+        for slow in (first, second):
+            slow.sendall(head + b"a" * 99)
+
+        def is_refused() -> bool:
+            answer = httpx.post(f"http://127.0.0.1:{port}/", content=b"a" * 90, trust_env=False)
+            return (answer.status_code, "retry-after" in answer.headers) == (503, True)
+
+        eventually(is_refused)
+        for slow in (first, second):
+            slow.sendall(b"a")
+            assert slow.recv(65_536).startswith(b"HTTP/1.1 201 ")
+    answer = httpx.post(f"http://127.0.0.1:{port}/", content=b"a" * 90, trust_env=False)
+    assert answer.status_code == 201
+
+
+@pytest.mark.parametrize("phase", ["start", "stop"])
+def test_a_service_that_cannot_start_or_stop_says_so_to_its_server(
+    monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError(f"no {phase}")
+
+    service = Service(Settings(env="test", service_name="orders"))
+    asgi = Bridge(create_app(service, __name__))
+    monkeypatch.setattr(Service, phase, fail)
+    asked = [{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}]
+    told: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return asked.pop(0)
+
+    async def send(message: Any) -> None:
+        told.append(message)
+
+    with pytest.raises(RuntimeError):
+        asyncio.run(asgi({"type": "lifespan"}, receive, send))
+    kind = "startup" if phase == "start" else "shutdown"
+    assert told[-1] == {"type": f"lifespan.{kind}.failed", "message": f"no {phase}"}
+
+
+def test_an_application_can_be_served_twice() -> None:
+    app = create_app(Settings(env="test", service_name="orders"), __name__)
+    for _ in range(2):
+        with served(Bridge(app)) as port:
+            assert get(port, "/ready").status_code == 200

@@ -195,13 +195,7 @@ def test_nothing_is_left_of_one_that_is_killed(patient: Server, draining: bool) 
     if draining:
         server.process.terminate()
         eventually(lambda: server.ready() == 503)
+    family = [server.process.pid, *server.workers()]
     server.process.kill()
-
-    def is_gone() -> bool:
-        try:
-            server.ready()
-        except httpx.TransportError:
-            return True
-        return False
-
-    eventually(is_gone)
+    server.process.wait()
+    eventually(lambda: not any(facts.is_alive(pid) for pid in family))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -36,8 +37,9 @@ def plain(environ: Any, start_response: Any) -> list[bytes]:
         (Flask(__name__), True),
         (bare, False),
         (plain, True),
+        (partial(bare), False),
     ],
-    ids=["fastapi", "flask", "foreign fastapi", "foreign flask", "bare asgi", "bare wsgi"],
+    ids=["fastapi", "flask", "foreign fastapi", "foreign flask", "asgi", "wsgi", "partial asgi"],
 )
 def test_what_an_application_is_is_found_by_how_it_is_called(
     application: Any, is_wsgi: bool

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import partial, wraps
 from http import HTTPStatus
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from flask import Flask, Request, request
-from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Rule as Route
 
 from mainstay import limits, monitor
@@ -117,18 +117,17 @@ def matching(app: Flask) -> Callable[[Environ], Matched | None]:
 
 def body_limits(app: Flask) -> Callable[[Environ], int]:
     """Return what tells how long a body the route of a request takes, before *app* looks for it;
-    0 where there is none, or it does not say so.
+    0 where it does not say so. Where no route is found, as behind a middleware that changes paths,
+    it is as much as any route takes: the edge knows the route when the body is read.
     """
 
     def limit(environ: Environ) -> int:
-        adapter = app.create_url_adapter(Request(environ))
-        if adapter is None:
-            return 0
-        try:
-            rule, _values = adapter.match(return_rule=True)
-        except HTTPException:
-            return 0
-        return body_limit_of(app.view_functions.get(rule.endpoint))
+        with suppress(Exception):  # a host that is no host, a converter of the author's, no route
+            adapter = app.create_url_adapter(Request(environ))
+            if adapter is not None:
+                rule, _values = adapter.match(return_rule=True)
+                return body_limit_of(app.view_functions.get(rule.endpoint))
+        return max(map(body_limit_of, app.view_functions.values()), default=0)
 
     return limit
 

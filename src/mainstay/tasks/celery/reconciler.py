@@ -270,11 +270,11 @@ class Reconciler:
         found = self._depths.look([queue]).get(queue)
         if found is None or not found.dead:
             return
-        letters = islice(AmqpDeadLetters(url).letters(queue), _MOST_LETTERS)
-        dead = {letter.id: letter for letter in letters}
+        letters = list(islice(AmqpDeadLetters(url).letters(queue), _MOST_LETTERS))
+        ids = {letter.id for letter in letters}
         with self._database.autocommit() as connection:
-            retries = reconciling.among(connection, queue, list(dead), before=before)
-        for letter in of_this_life(dead.values(), retries):
+            retries = reconciling.among(connection, queue, ids, before=before)
+        for letter in of_this_life(letters, retries):
             error = {"type": letter.reason.rpartition(":")[2], "detail": letter.detail}
             ended = TaskStatus(id=letter.id, state=State.FAILURE, epoch=ANY_EPOCH, error=error)
             store.record(ended)

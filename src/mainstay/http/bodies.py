@@ -14,14 +14,39 @@ import re
 
 import orjson
 
-from mainstay.errors import FieldError, Invalid, Malformed
+from mainstay.errors import FieldError, Invalid, Malformed, TooLarge
+from mainstay.http.problems import TimedOut
 
-__all__ = ["JSON_DEPTH_LIMIT", "check_form", "check_json", "is_json", "pointer_to"]
+__all__ = [
+    "JSON_DEPTH_LIMIT",
+    "check_form",
+    "check_json",
+    "cut_short",
+    "is_json",
+    "pointer_to",
+    "too_large",
+    "too_late",
+]
 
 JSON_DEPTH_LIMIT = 64
 
 _JSON_TYPE = re.compile(r"\s*application/(?:[\w.+-]+\+)?json\s*(?:;|\Z)", re.IGNORECASE)
 _NUL_DETAIL = "must not hold the character U+0000: it cannot be stored"
+
+
+def too_large(limit_bytes: int) -> TooLarge:
+    """Return the refusal of a body that is longer than that."""
+    return TooLarge(f"the body is larger than {limit_bytes} bytes: send less")
+
+
+def too_late() -> TimedOut:
+    """Return the refusal of a body that takes longer than its request may."""
+    return TimedOut("the body did not come in time: send it faster")
+
+
+def cut_short() -> Malformed:
+    """Return the refusal of a body whose connection ended first."""
+    return Malformed("the body ended before all of it had come")
 
 
 def is_json(content_type: str) -> bool:

@@ -21,12 +21,21 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn, Self
 from urllib.parse import unquote_to_bytes
 
 from mainstay.context import new_id
-from mainstay.errors import MainstayError, Malformed, Overloaded, TooLarge
+from mainstay.errors import MainstayError, Overloaded
+from mainstay.http import bodies
 from mainstay.http.entry import PIECE_BYTES
 from mainstay.http.environ import COUNT
 from mainstay.http.lifespan import lifespan, on_uvicorn
-from mainstay.http.problems import MEDIA_TYPE, TimedOut, problem_of
-from mainstay.http.wsgi import BODY_FAULT, IN_FLIGHT_LIMIT, MAY_CLOSE, Edge, Pairs
+from mainstay.http.problems import MEDIA_TYPE, problem_of
+from mainstay.http.wsgi import (
+    BODY_FAULT,
+    IN_FLIGHT_LIMIT,
+    MAY_CLOSE,
+    Edge,
+    Pairs,
+    close,
+    is_short,
+)
 from mainstay.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
@@ -50,9 +59,6 @@ _ALL_BYTES = 268_435_456
 _PLAIN_LIMIT_BYTES = 1_073_741_824
 _PLAIN_SECONDS = 30.0
 """For the body of a request to an application without settings of ours."""
-
-_WHOLE_BYTES = 65_536
-"""An answer that announces no more than this leaves in one piece."""
 
 _MOST_KEYS = 500
 _CLOSE = (b"connection", b"close")
@@ -183,11 +189,11 @@ class _Body:
         """
         try:
             if announced and (not announced.isdecimal() or int(announced) > self._limit):
-                raise self._too_large()
+                raise bodies.too_large(self._limit)
             async with asyncio.timeout(self._seconds):
                 await self._take(receive)
         except TimeoutError:
-            return TimedOut("the body did not come in time: send it faster")
+            return bodies.too_late()
         except OSError:
             return Overloaded("the service has no room for the body: ask again")
         except MainstayError as error:
@@ -200,19 +206,16 @@ class _Body:
         while is_more:
             message = await receive()
             if message["type"] != "http.request":
-                raise Malformed("the body ended before all of it had come")
+                raise bodies.cut_short()
             piece = message.get("body", b"")
             is_more = message.get("more_body", False)
             self._length += len(piece)
             self._all.held_bytes += len(piece)
             if self._length > self._limit:
-                raise self._too_large()
+                raise bodies.too_large(self._limit)
             if self._all.held_bytes > max(_ALL_BYTES, 2 * self._limit):
                 raise Overloaded("the service has too many long bodies in hand: ask again")
             self.file.write(piece)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is larger than {self._limit} bytes: send less")
 
 
 class _Call:
@@ -279,14 +282,12 @@ class _Call:
             pieces = iter(body)
             # A generator calls `start_response` with its first piece; the head waits for a byte.
             first = next(filter(None, pieces), b"")
-            if self._is_short:
+            if self._given is not None and is_short(self._given[1]):
                 return b"".join((*self._written, first, *pieces))
             self._stream((*self._written, first), pieces)
             return b""
         finally:
-            close = getattr(body, "close", None)
-            if close is not None:
-                close()
+            close(body)
 
     def _stream(self, first: Iterable[bytes], others: Iterable[bytes]) -> None:
         watch = self._wait(self._watch())
@@ -311,15 +312,6 @@ class _Call:
         self._written.clear()
         self._given = (status, headers)
         return self._written.append
-
-    @property
-    def _is_short(self) -> bool:
-        """Does the answer announce a body that is to leave in one piece?"""
-        _, headers = self._given or ("", [])
-        for name, value in headers:
-            if name.lower() == "content-length":
-                return value.isdecimal() and int(value) <= _WHOLE_BYTES
-        return False
 
     # --- on the event loop -------------------------------------------------------------------
 

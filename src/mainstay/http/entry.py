@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from mainstay import context as contexts
 from mainstay.context import Context, Principal
-from mainstay.errors import DeadlineExceeded, MainstayError, Malformed, TooLarge
+from mainstay.errors import DeadlineExceeded, MainstayError, Malformed
 from mainstay.http import addresses, bodies, exchange, tokens
 from mainstay.http.deadlines import Timed
 from mainstay.http.headers import Headers
-from mainstay.http.problems import MEDIA_TYPE, Problem, TimedOut, as_error, problem_of
+from mainstay.http.problems import MEDIA_TYPE, Problem, as_error, problem_of
 from mainstay.http.routes import UNMATCHED, template_of
 from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from mainstay.pipeline import Step
@@ -191,7 +191,7 @@ class HttpEntry(exchange.Exchange, Timed):
 
     def _lateness(self) -> MainstayError:
         if self._is_body_awaited:
-            return TimedOut("the body did not come in time: send it faster")
+            return bodies.too_late()
         return DeadlineExceeded(
             "the service did not answer in time: what it began may be done or not",
             retry_after_seconds=1.0,
@@ -212,7 +212,7 @@ class HttpEntry(exchange.Exchange, Timed):
         self._body_bytes += len(chunk)
         try:
             if self._body_bytes > self._body_limit:
-                raise self._too_large()
+                raise bodies.too_large(self._body_limit)
             if self._body is not None:
                 self._body.append(chunk)
                 if self._is_body_complete:
@@ -229,7 +229,7 @@ class HttpEntry(exchange.Exchange, Timed):
         announced = self.seen.get("content-length")
         # Refused before a byte of it is read.
         if announced is not None and (not announced.isdecimal() or int(announced) > limit):
-            raise self._stop(self._too_large())
+            raise self._stop(bodies.too_large(limit))
         content_type = self.seen.get("content-type")
         if content_type is not None and (
             bodies.is_json(content_type) or content_type.startswith(_FORM)
@@ -243,9 +243,6 @@ class HttpEntry(exchange.Exchange, Timed):
             bodies.check_form(whole)
         elif whole:
             bodies.check_json(whole)
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is larger than {self._body_limit} bytes: send less")
 
     def _stop(self, error: MainstayError) -> BaseException:
         """Make *error* the answer, whatever the application makes of what it gets instead."""

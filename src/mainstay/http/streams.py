@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable
 from typing import IO
 
-from mainstay.errors import MainstayError, Malformed, TooLarge
+from mainstay.errors import MainstayError, Malformed
 from mainstay.http import bodies
-from mainstay.http.problems import TimedOut
 
 __all__ = ["Body"]
 
@@ -89,7 +88,7 @@ class Body(io.RawIOBase):
         if announced:
             # Refused before a byte of it is read.
             if not announced.isdecimal() or int(announced) > self._limit:
-                raise self._too_large()
+                raise bodies.too_large(self._limit)
             self._left = int(announced)
         is_form = self._content_type.startswith(_FORM)
         if is_form or bodies.is_json(self._content_type):
@@ -115,16 +114,13 @@ class Body(io.RawIOBase):
         except Exception as error:  # whatever a server raises of a body that it cannot read
             raise Malformed("the body cannot be read: the connection broke") from error
         if time.monotonic() > self._ends_at:
-            raise TimedOut("the body did not come in time: send it faster")
+            raise bodies.too_late()
         self._received += len(piece)
         if self._received > self._limit:
-            raise self._too_large()
+            raise bodies.too_large(self._limit)
         if self._left is not None:
             self._left -= len(piece)
         self._is_complete = not piece
         if self._is_complete and self._left:
-            raise Malformed("the body ended before all of it had come")
+            raise bodies.cut_short()
         return piece
-
-    def _too_large(self) -> TooLarge:
-        return TooLarge(f"the body is larger than {self._limit} bytes: send less")

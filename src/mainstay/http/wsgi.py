@@ -57,6 +57,8 @@ __all__ = [
     "Rules",
     "UnitOfWork",
     "WsgiEntry",
+    "close",
+    "is_short",
 ]
 
 ENTRY = "mainstay.entry"
@@ -379,7 +381,7 @@ class WsgiEntry(exchange.Exchange):
                 failure = self.refusal
             is_open = False
             with suppress(Exception):
-                _close(body)
+                close(body)
             if failure is not error:
                 raise failure from error
             raise
@@ -446,7 +448,7 @@ class WsgiEntry(exchange.Exchange):
         if not self._is_short and (self.unit is None or not self.unit.holds):
             return (_Chained(body, written, iter(body)) if written else body), True
         whole = [*written, b"".join(body)]
-        _close(body)
+        close(body)
         return whole, False
 
     @property
@@ -455,10 +457,7 @@ class WsgiEntry(exchange.Exchange):
         status, headers = self._given or ("", [])
         if self.method == "HEAD" or status[:3] in _BODILESS:
             return True
-        length = dict(headers).get("Content-Length")
-        if length is None:
-            length = {name.lower(): value for name, value in headers}.get("content-length")
-        return length is not None and int(length) <= _WHOLE_BYTES
+        return is_short(headers)
 
     def _settle(self, body: Iterable[bytes], is_open: bool) -> None:
         line, headers = self._given or ("", [])
@@ -560,7 +559,7 @@ class _Stream:
         if end is None:
             return
         try:
-            _close(self._body)
+            close(self._body)
         finally:
             try:
                 if self._unit is not None:
@@ -580,7 +579,7 @@ class _Chained:
         return self._pieces
 
     def close(self) -> None:
-        _close(self._body)
+        close(self._body)
 
 
 def _begun(body: Iterable[bytes]) -> Iterable[bytes]:
@@ -589,10 +588,19 @@ def _begun(body: Iterable[bytes]) -> Iterable[bytes]:
     return _Chained(body, list(islice(pieces, 1)), pieces)
 
 
-def _close(body: Iterable[bytes]) -> None:
-    close = getattr(body, "close", None)
-    if close is not None:
-        close()
+def is_short(headers: Pairs) -> bool:
+    """Do the headers of an answer announce a body that is to be known before any of it leaves?"""
+    length = dict(headers).get("Content-Length")
+    if length is None:
+        length = {name.lower(): value for name, value in headers}.get("content-length")
+    return length is not None and int(length) <= _WHOLE_BYTES
+
+
+def close(body: Iterable[bytes]) -> None:
+    """Close an answer's body, where it can be closed."""
+    closing = getattr(body, "close", None)
+    if closing is not None:
+        closing()
 
 
 def _preflight(cors: Cors, origin: str, method: str) -> WSGIApplication:

@@ -40,9 +40,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--grace", type=float, default=25.0)
     asked, options = parser.parse_known_args(arguments)
-    target, found = asked.target, imported(asked.target)
-    makes = makes_one(found)
-    application = found() if makes else found
+    target = asked.target
+    application, makes = _application(target)
     if is_wsgi(application):
         require("uvicorn", extra="flask")
         os.environ[_TARGET] = target
@@ -57,10 +56,14 @@ def main(arguments: Sequence[str]) -> None:
 
 def bridged() -> Bridge:
     """Return the application of this process behind the bridge; called by uvicorn."""
-    if made:
-        return Bridge(made.pop())
-    found = imported(os.environ[_TARGET])
-    return Bridge(found() if makes_one(found) else found)
+    return Bridge(made.pop() if made else _application(os.environ[_TARGET])[0])
+
+
+def _application(target: str) -> tuple[Any, bool]:
+    """Return the application that *target* names, and whether it had to be made."""
+    found = imported(target)
+    makes = makes_one(found)
+    return (found() if makes else found), makes
 
 
 def is_wsgi(application: Any) -> bool:

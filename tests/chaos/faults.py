@@ -84,9 +84,9 @@ class Fault:
 
 def faults_of_processes(
     workers: Sequence[Process],
-    callees: Sequence[Process],
-    apis: Sequence[Process],
-    senders: Sequence[Process],
+    callees: Sequence[Process] = (),
+    apis: Sequence[Process] = (),
+    senders: Sequence[Process] = (),
     *,
     ends: Ends,
 ) -> list[Fault]:
@@ -103,9 +103,12 @@ def faults_of_processes(
         Fault("child of a worker killed", _upon(workers, _kill_child), weight=4),
         Fault("child of a worker paused", _upon(workers, _pause_child)),
         Fault("worker killed with its children", _upon(workers, _kill_group)),
-        Fault("sender killed", _upon(senders, _kill)),
     ]
+    if senders:
+        faults.append(Fault("sender killed", _upon(senders, _kill)))
     for kind, processes in {"worker": workers, "call server": callees, "API": apis}.items():
+        if not processes:
+            continue
         faults += [
             Fault(f"{kind} killed", _upon(processes, _kill)),
             Fault(f"{kind} ended", _upon(processes, end)),

@@ -34,7 +34,7 @@ from mainstay.errors import (
     Unconfirmed,
 )
 from mainstay.tasks.celery.guard import depth_limit_of, depth_of
-from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, unreadable
+from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, HEARTBEAT_SECONDS, unreadable
 from mainstay.texts import causes, tls_reason
 
 if TYPE_CHECKING:
@@ -64,6 +64,10 @@ _NO_ROUTE = 312
 _NOT_FOUND = 404
 _PRECONDITION_FAILED = 406
 _GOODBYE_SECONDS = 0.1
+# Nobody sends heartbeats on a connection between two tasks: the broker closes it after two
+# intervals of them, and what is sent on it then may be stored or not.
+_IDLE_SECONDS = float(HEARTBEAT_SECONDS)
+_USED_AT = "mainstay_used_at"
 # A queue of which this process knows nothing yet may refuse because another connection is still
 # declaring it (RabbitMQ, quorum queues): send again for so long, with such pauses.
 _YOUNG_SECONDS, _YOUNG_PAUSE_SECONDS = 0.5, 0.1
@@ -227,7 +231,9 @@ def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
             return send(None)
         try:
             _connect(producer, name)
-            return send(producer)
+            sent = send(producer)
+            _note_use(producer)
+            return sent
         except BaseException:
             _abandon(producer)
             raise
@@ -287,12 +293,22 @@ def _is_nacked(error: BaseException) -> bool:
 
 def _connect(producer: Any, name: str) -> None:
     try:
+        connection = producer.connection
+        used_at = getattr(connection, _USED_AT, None)
+        if used_at is not None and time.monotonic() - used_at > _IDLE_SECONDS:
+            _abandon(producer)
+            producer.revive(connection)
         producer.channel  # noqa: B018 - a pooled producer connects when its channel is asked for
     except Exception as error:
         if isinstance(error, EncodeError) or translated(error, name) is None:
             raise
         hint = tls_reason(error) or ": is it up, and does CELERY_BROKER_URL name it?"
         raise NotConnected(f"{name} was not sent: the broker cannot be reached{hint}") from error
+
+
+def _note_use(producer: Any) -> None:
+    if producer.connection is not None:
+        setattr(producer.connection, _USED_AT, time.monotonic())
 
 
 def _abandon(producer: Any) -> None:

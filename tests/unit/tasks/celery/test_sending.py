@@ -79,6 +79,55 @@ NOWHERE = ("send", amqp.NotFound("no queue"))
 FULL = ("send", MessageNacked())
 
 
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection has been idle for longer than brokers keep it."""
+    monkeypatch.setattr(sending, "_IDLE_SECONDS", -1.0)
+
+
+def connections_of(app: App, sends: int) -> set[object]:
+    """Send some tasks; return the connections to the broker that they went over."""
+    used = set()
+
+    def send(producer: Any) -> None:
+        used.add(producer.connection.connection)
+        producer.publish({}, routing_key="bill", declare=[app.amqp.queues["bill"]])
+
+    for _ in range(sends):
+        publish(app, "bill", send)
+    return used
+
+
+@pytest.fixture
+def app() -> Iterator[App]:
+    made = create_celery_app(Settings(env="test", celery_broker_url="memory://"))
+    yield made
+    made.service.stop()
+
+
+def test_a_connection_is_kept_from_task_to_task(app: App) -> None:
+    assert len(connections_of(app, sends=3)) == 1
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_connection_that_was_idle_for_long_is_replaced_before_a_task_is_sent(app: App) -> None:
+    assert len(connections_of(app, sends=3)) == 3
+
+
+@pytest.mark.usefixtures("idle")
+def test_a_producer_that_a_sender_keeps_goes_on_with_another_connection(app: App) -> None:
+    with app.producer_pool.acquire() as producer:
+        used = set()
+
+        def send(given: Any) -> None:
+            used.add(given.connection.connection)
+            given.publish({}, routing_key="bill", declare=[app.amqp.queues["bill"]])
+
+        for _ in range(3):
+            sending.publish_with(producer, "bill", send)
+    assert len(used) == 3
+
+
 def test_a_broken_connection_is_replaced() -> None:
     assert outcome_of(RESET) is None
 

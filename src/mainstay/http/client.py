@@ -169,7 +169,8 @@ class _Asking(ABC):
             backoff: How often it is tried in all, and the pauses between.
             breaker: Stands before every try.
             reply_limit_bytes: The longest body that is read.
-            headers: Sent with every request.
+            headers: Sent with every request, unless it has others of the same names, or the work at
+                hand does, such as its correlation id.
             passes_principal: Send the token of whoever asks along; only to services of one's own.
             max_connections: How many are open at a time.
             transport: How requests are sent, for tests.
@@ -180,11 +181,11 @@ class _Asking(ABC):
         self._breaker = breaker
         self._reply_limit = reply_limit_bytes
         self._passes_principal = passes_principal
+        self._headers_of_all = httpx.Headers(headers)
         self._base = httpx.URL(base_url)
         if service is not None and breaker is not None:
             breaker.watch(service.metrics.breaker)
         self._open(
-            headers=headers,
             follow_redirects=False,
             trust_env=False,
             limits=httpx.Limits(max_connections=max_connections),
@@ -202,13 +203,12 @@ class _Asking(ABC):
             seconds = given.remaining_seconds(seconds)
         ends_at = time.monotonic() + seconds
         method = method.upper()
-        sent = dict(options.get("headers", {}))
+        sent = httpx.Headers(options.get("headers"))
         content = options.get("content")
         if "json" in options:
             content = orjson.dumps(options["json"])
             sent.setdefault("content-type", "application/json")
-        names = {name.lower() for name in sent}
-        is_repeatable = method in _IDEMPOTENT or "idempotency-key" in names
+        is_repeatable = method in _IDEMPOTENT or "idempotency-key" in sent
         url = self._url(path)
         attempt = 0
         while True:
@@ -256,13 +256,16 @@ class _Asking(ABC):
             raise Invalid(f"{path!r} leads away from {base.host}: make a client for it")
         return url
 
-    def _headers(self, given: Mapping[str, str], ends_at: float) -> dict[str, str]:
+    def _headers(self, given: httpx.Headers, ends_at: float) -> httpx.Headers:
         context = contexts.current() or Context.new()
         carried = context.inject()
         if not self._passes_principal:
             carried.pop(contexts.PRINCIPAL_TOKEN, None)
         carried[contexts.TIMEOUT_SECONDS] = f"{max(ends_at - time.monotonic(), 0.0):.3f}"
-        return {**carried, **given}
+        headers = self._headers_of_all.copy()
+        headers.update(carried)
+        headers.update(given)
+        return headers
 
     @abstractmethod
     def _step(self, request: httpx.Request, left: float) -> Step[Reply]:

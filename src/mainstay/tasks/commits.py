@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     # By the savepoint within which each was asked for; outside of any: None.
     _Waiting: TypeAlias = dict[SessionTransaction | None, list[Callable[[], None]]]
 
-__all__ = ["on_commit"]
+__all__ = ["do_all", "on_commit"]
 
 _WAITING = "mainstay.tasks"
 
@@ -30,6 +30,18 @@ def on_commit(session: Session, do: Callable[[], None]) -> None:
     waiting.setdefault(session.get_nested_transaction(), []).append(do)
 
 
+def do_all(calls: Iterable[Callable[[], object]]) -> None:
+    """Make each of *calls*; raise the first error when all are made."""
+    failure: Exception | None = None
+    for call in calls:
+        try:
+            call()
+        except Exception as error:  # noqa: BLE001 - the others are made all the same
+            failure = failure or error
+    if failure is not None:
+        raise failure
+
+
 def _go_on(session: Session) -> None:
     """SQLAlchemy says of a savepoint, too, that it has committed."""
     waiting: _Waiting = session.info[_WAITING]
@@ -38,8 +50,7 @@ def _go_on(session: Session) -> None:
     if savepoint is not None:
         waiting.setdefault(_around(savepoint), []).extend(settled)
         return
-    for do in settled:
-        do()
+    do_all(settled)
 
 
 def _forget(session: Session, ended: SessionTransaction) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
 import inspect
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import httpx
@@ -24,6 +27,7 @@ from mainstay.errors import (
 )
 from mainstay.http.client import AsyncClient, Client, Reply
 from mainstay.retries import Backoff
+from tests.waiting import PATIENCE_SECONDS
 
 AT_ONCE = Backoff(attempts=3, initial_seconds=0.001, max_seconds=0.001)
 
@@ -119,6 +123,56 @@ def test_the_token_of_who_asks_stays_here_unless_it_is_passed_on(ask: Asks, othe
     first, second = other.requests
     assert "x-mainstay-token" not in first.headers
     assert second.headers["x-mainstay-token"] == "signed"
+
+
+def test_headers_of_the_client_are_sent_with_every_request(ask: Asks, other: Other) -> None:
+    other.options["headers"] = {"X-Api-Key": "ours", "Accept": "text/csv"}
+    ask("GET", "/orders")
+    ask("POST", "/orders", json={}, headers={"accept": "application/json", "X-Page": "2"})
+    first, second = other.requests
+    assert (first.headers["x-api-key"], first.headers["accept"]) == ("ours", "text/csv")
+    assert second.headers["x-api-key"] == "ours"
+    assert second.headers.get_list("accept") == ["application/json"]
+    assert (second.headers["x-page"], second.headers["content-type"]) == ("2", "application/json")
+
+
+def test_a_header_that_is_given_takes_the_place_of_what_the_context_has(
+    ask: Asks, other: Other
+) -> None:
+    other.options["headers"] = {"X-Correlation-ID": "of-the-client"}
+    with contexts.use(Context.extract({"x-correlation-id": "abc"})):
+        ask("GET", "/orders")
+        ask("GET", "/orders", headers={"X-Correlation-ID": "given"})
+    sent = [request.headers.get_list("x-correlation-id") for request in other.requests]
+    assert sent == [["abc"], ["given"]]
+
+
+def test_no_more_connections_are_open_than_may_be() -> None:
+    arrived, released = threading.Event(), threading.Event()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            arrived.set()
+            released.wait(PATIENCE_SECONDS)
+            self.send_response(204)
+            self.end_headers()
+
+    with (
+        http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server,
+        ThreadPoolExecutor(2) as pool,
+        Client(f"http://127.0.0.1:{server.server_port}", max_connections=1) as client,
+    ):
+        pool.submit(server.serve_forever, poll_interval=0.01)
+        try:
+            first = pool.submit(client.get, "/", timeout_seconds=PATIENCE_SECONDS)
+            assert arrived.wait(PATIENCE_SECONDS)
+            with pytest.raises(NotConnected):  # the server would have let it wait for an answer
+                client.get("/", timeout_seconds=0.05)
+            released.set()
+            assert first.result().status == 204
+        finally:
+            released.set()
+            server.shutdown()
 
 
 def test_a_body_is_sent_as_json(ask: Asks, other: Other) -> None:

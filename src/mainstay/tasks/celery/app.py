@@ -41,6 +41,7 @@ from mainstay.errors import Disconnected, Invalid, Misconfigured, NoRoute, Uncon
 from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.broker import Broker
+from mainstay.tasks.celery.eager import Eager
 from mainstay.tasks.celery.letters import Undertaker
 from mainstay.tasks.celery.lost import LostTasks
 from mainstay.tasks.celery.profiles import (
@@ -204,6 +205,7 @@ class App(celery.Celery):
         super().__init__(main=name)
         self.service = service
         self._given_queues = tuple(queues)
+        self.eager = Eager()
         self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import celery
 from celery.exceptions import Ignore
+from celery.utils import uuid
 from typing_extensions import override
 
 from mainstay.errors import Bury, Misconfigured
@@ -93,9 +95,16 @@ class Task(celery.Task):
         **options: Any,
     ) -> Any:
         keep_results_of_canvas(options, is_default=self.ignores_by_default)
-        return super().apply_async(
-            args, kwargs, task_id, producer, link, link_error, shadow, **options
-        )
+        send = super().apply_async
+        if self.app.conf.task_always_eager and options.get("session") is not None:
+            session, id = options.pop("session"), task_id or uuid()
+            # A scoped session is called for that of this thread.
+            self.app.eager.after(
+                session() if callable(session) else session,
+                [partial(send, args, kwargs, id, producer, link, link_error, shadow, **options)],
+            )
+            return self.AsyncResult(id)
+        return send(args, kwargs, task_id, producer, link, link_error, shadow, **options)
 
     @override
     def replace(self, sig: Any) -> Any:

@@ -92,13 +92,19 @@ def acknowledgement(profile: Profile) -> dict[str, bool]:
     }
 
 
+def _broker(settings: Settings) -> str:
+    if settings.celery_task_always_eager and not settings.celery_broker_url:
+        return "memory://"  # nothing is ever sent
+    return str(settings.need("celery_broker_url"))
+
+
 def configuration(settings: Settings, queues: Sequence[TaskQueue] = ()) -> dict[str, Any]:
     """Return Celery's settings for *settings*.
 
     Raises:
         Misconfigured: No broker is named, or a queue cannot be.
     """
-    broker = str(settings.need("celery_broker_url"))
+    broker = _broker(settings)
     transport = transport_of(broker)
     default = settings.celery_default_queue
     if all(queue.name != default for queue in queues):

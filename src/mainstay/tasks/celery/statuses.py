@@ -103,7 +103,7 @@ def store_of(service: Service, *, keeps_connection: bool = False) -> StatusStore
             from mainstay.resources.redis.client import connect
 
             return RedisStatuses(connect(url, reply_timeout_seconds=_REPLY_TIMEOUT_SECONDS))
-    if (settings.celery_broker_url or "").startswith("memory://"):
+    if (settings.celery_broker_url or "memory://").startswith("memory://"):
         return MemoryStatuses()
     return None
 

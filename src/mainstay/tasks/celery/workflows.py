@@ -11,7 +11,6 @@ which a step is done is the one that sends those that follow it, through the out
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +22,6 @@ from kombu.utils.json import loads
 from mainstay import context as contexts
 from mainstay.errors import Invalid
 from mainstay.tasks.celery import sending
-from mainstay.tasks.commits import on_commit
 from mainstay.tasks.values import unpacked
 from mainstay.tasks.workflow import Step, Workflow, WorkflowState, state_of, states_of
 
@@ -66,7 +64,6 @@ class Workflows:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self._eager = _Eager()
 
     def start(
         self,
@@ -244,32 +241,7 @@ class Workflows:
             self._app.reports.sent(step.task_id, step.name, "", context.correlation_id, session)
             args, kwargs, options = _sent(step)
             calls.append(partial(self._app.tasks[step.name].apply, args, kwargs, **options))
-        on_commit(session, lambda: self._eager.do(calls))
-
-
-class _Eager:
-    """Steps that are done where they are sent: one after the other, and not within one another."""
-
-    def __init__(self) -> None:
-        self._waiting: deque[Callable[[], object]] = deque()
-        self._is_busy = False
-
-    def do(self, calls: Sequence[Callable[[], object]]) -> None:
-        self._waiting.extend(calls)
-        if self._is_busy:
-            return
-        self._is_busy = True
-        failure: Exception | None = None
-        try:
-            while self._waiting:
-                try:
-                    self._waiting.popleft()()
-                except Exception as error:  # noqa: BLE001 - the other steps are done all the same
-                    failure = failure or error
-        finally:
-            self._is_busy = False
-        if failure is not None:
-            raise failure
+        self._app.eager.after(session, calls)
 
 
 def _sent(step: ReadyStep) -> tuple[tuple[Any, ...], dict[str, Any], dict[str, Any]]:

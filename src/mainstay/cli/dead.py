@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mainstay.errors import Misconfigured, NotFound
+from mainstay.logs.redaction import Redaction
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
@@ -96,7 +97,7 @@ def show(
         "detail": letter.detail,
         "died_at": _time(letter.died_at),
         "headers": dict(letter.headers),
-        "body": letter.body.decode(errors="replace"),
+        "body": _shown(letter.body),
     }
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
@@ -108,6 +109,17 @@ def show(
                 typer.echo(f"  {header}: {text}")
         else:
             typer.echo(f"{name}: {value}")
+
+
+def _shown(body: bytes) -> str:
+    """Return *body* without the secrets in it: what is retried has them all the same."""
+    redaction = Redaction()
+    text = body.decode(errors="replace")
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        return redaction.text(text)
+    return json.dumps(redaction.value("", document), ensure_ascii=False)
 
 
 @app.command("retry")

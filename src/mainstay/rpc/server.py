@@ -268,7 +268,7 @@ class Server:
             return Settlement(answer)
         else:
             reason = reason_of(error)
-        detail = text_of(error)[:1000]
+        detail = self.service.logs.redaction.text(text_of(error))[:1000]
         return Settlement(answer, delivery.letter(self.queue, reason=reason, detail=detail))
 
     # What others ask.

@@ -30,6 +30,7 @@ from mainstay import context as contexts
 from mainstay.context import Context, new_id
 from mainstay.deadletters import DeadLetter
 from mainstay.errors import Invalid, Misconfigured
+from mainstay.logs.redaction import Redaction
 from mainstay.retries import Backoff, RetryIn, decide
 from mainstay.tasks.commits import on_commit
 from mainstay.tasks.effects import Effect, check_function, check_session, returned
@@ -126,6 +127,7 @@ class MemoryTasks:
         self._database = database
         self._backoff = backoff
         self._clock = clock
+        self._redaction = Redaction()
         self._functions: dict[str, _Registered] = {}
         self._statuses = MemoryStatuses(clock=clock)
         self._waiting: list[_Waiting] = []
@@ -235,7 +237,7 @@ class MemoryTasks:
                     due = self._clock() + decision.seconds
                     self._push(replace(waiting, due=due, attempt=waiting.attempt + 1))
                 else:
-                    self._bury(waiting, decision.reason, detail_of(error))
+                    self._bury(waiting, decision.reason, detail_of(error, self._redaction))
 
     def _run(self, task: _Registered, waiting: _Waiting, effect: Effect) -> None:
         effect.claim()

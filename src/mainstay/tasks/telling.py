@@ -14,6 +14,7 @@ import orjson
 
 from mainstay.deadletters import reason_of
 from mainstay.errors import MainstayError
+from mainstay.logs.redaction import Redaction
 from mainstay.tasks.values import packed
 from mainstay.texts import storable, text_of
 
@@ -70,15 +71,16 @@ def dumps(value: Any) -> bytes:
         return json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
 
 
-def error_of(error: BaseException) -> dict[str, str]:
-    """Return *error* as a status shows it: ``{"type", "detail"}``."""
-    detail = error.detail if isinstance(error, MainstayError) else detail_of(error)
-    return {"type": reason_of(error).rpartition(":")[2], "detail": plain(detail)}
+def error_of(error: BaseException, redaction: Redaction) -> dict[str, str]:
+    """Return *error* as a status shows it: ``{"type", "detail"}``; without secrets."""
+    said = error.detail if isinstance(error, MainstayError) else text_of(error)
+    detail = plain(redaction.text(said))
+    return {"type": reason_of(error).rpartition(":")[2], "detail": detail}
 
 
-def detail_of(error: BaseException) -> str:
-    """Return what *error* says, even when it cannot say it."""
-    return text_of(error)[:_DETAIL_CHARACTERS]
+def detail_of(error: BaseException, redaction: Redaction) -> str:
+    """Return what *error* says, even when it cannot say it; without secrets."""
+    return redaction.text(text_of(error))[:_DETAIL_CHARACTERS]
 
 
 def plain(text: str) -> str:

@@ -243,6 +243,20 @@ def test_an_error_that_cannot_be_written_ends_its_call_and_no_other(
         assert {letter.reason for letter in letters} == {f"failed:{type(error).__name__}"}
 
 
+def test_a_dead_letter_of_a_call_has_no_secret_of_the_error(
+    calls: Calls, queue: str, serve: Serve, broker: Broker
+) -> None:
+    class Leaks:
+        def call(self, data: Any) -> Any:
+            raise ValueError(f"no access with {data}")
+
+    serve(Leaks())
+    with pytest.raises(RemoteFailure):
+        calls.call(queue, "password=hunter2", timeout_seconds=PATIENCE_SECONDS)
+    [letter] = eventually(lambda: broker.dead_letters(queue))
+    assert letter.detail == "no access with password=***"
+
+
 def test_a_call_ends_at_its_deadline_and_a_late_reply_finds_nobody(
     calls: Calls, queue: str, serve: Serve
 ) -> None:

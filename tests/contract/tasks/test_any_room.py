@@ -65,6 +65,18 @@ def test_a_permanent_failure_is_one_try_and_a_dead_letter_with_its_reason(room: 
     assert letter.headers[context.CORRELATION_ID] == sender.correlation_id
 
 
+SECRETIVE = 'token=abc-123, "password": "hunter2", postgresql://u:hunter3@host/d'
+
+
+def test_an_error_is_told_and_stored_without_the_secrets_in_it(room: Room) -> None:
+    id = room.send("broken", SECRETIVE)
+    status = room.ended(id)
+    assert status.error is not None
+    told = (status.error["detail"], room.letter(id).detail)
+    assert all("no such thing as token=***" in each for each in told)
+    assert not any(secret in f"{told}" for secret in ("abc-123", "hunter2", "hunter3"))
+
+
 def test_what_is_refused_and_what_is_buried_are_not_tried_again(room: Room) -> None:
     refused, buried = room.send("refused"), room.send("buried")
     assert room.ended(refused).attempts == 1

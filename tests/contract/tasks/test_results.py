@@ -15,6 +15,7 @@ from mainstay.context import new_id
 from mainstay.errors import Bury
 from mainstay.tasks.celery import App, create_celery_app
 from tests.contract.tasks.rooms import CeleryRoom
+from tests.contract.tasks.test_any_room import SECRETIVE
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -67,6 +68,12 @@ def test_a_result_says_what_was_asked_who_did_it_and_how_it_ended(
         failed = AsyncResult(bad.id, app=app)
         assert failed.state == "FAILURE"
         assert "ZeroDivisionError" in failed.traceback
+        secretive = app.send_task("broken", (SECRETIVE,), ignore_result=False)
+        with pytest.raises(ValueError, match=r"no such thing as token=\*\*\*"):
+            secretive.get(timeout=PATIENCE_SECONDS)
+        kept = f"{secretive.result} {secretive.traceback}"
+        assert "ValueError: no such thing as token=***" in kept
+        assert not any(secret in kept for secret in ("abc-123", "hunter2", "hunter3"))
         assert AsyncResult("never issued", app=app).state == "PENDING"
         # One that nobody asked for is not kept.
         ignored = app.send_task("listed", (1,), ignore_result=True)

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from mainstay.cli import dead, services
 from mainstay.deadletters import DeadLetter
 
+BODIES = (b'[["blue"], {"password": "hunter2", "size": 3}, null]', b"token=abc-123, not JSON")
+
 
 class Store:
     """Twelve letters."""
@@ -22,7 +24,12 @@ class Store:
     def letters(self, queue: str) -> Iterator[DeadLetter]:
         for number in range(12):
             yield DeadLetter(
-                id=f"{number}", kind="task", queue=queue, reason="expired", position=f"{number}"
+                id=f"{number}",
+                kind="task",
+                queue=queue,
+                reason="expired",
+                position=f"{number}",
+                body=BODIES[number % 2],
             )
 
     def discard(self, queue: str, matching: Callable[[DeadLetter], bool]) -> int:
@@ -45,6 +52,18 @@ def test_progress_is_told_beside_what_is_printed() -> None:
         "5 dead letters looked at so far",
         "10 dead letters looked at so far",
     ]
+
+
+@pytest.mark.parametrize(
+    ("id", "body"),
+    [
+        ("0", '[["blue"], {"password": "***", "size": 3}, null]'),
+        ("1", "token=***, not JSON"),
+    ],
+)
+def test_a_letter_is_shown_without_the_secrets_in_it(id: str, body: str) -> None:
+    ended = CliRunner().invoke(dead.app, ["show", id, "--json"])
+    assert json.loads(ended.stdout)["body"] == body
 
 
 def test_what_acts_on_many_letters_tells_its_progress_too() -> None:

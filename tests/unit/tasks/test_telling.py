@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from mainstay.errors import Refuse
+from mainstay.logs.redaction import Redaction
 from mainstay.tasks.telling import error_of, result_of
 
 
@@ -40,9 +41,9 @@ def test_what_json_can_show_alone_is_kept_unless_the_next_step_is_given_it() -> 
 
 
 def test_the_words_of_an_error_can_be_stored() -> None:
-    told = error_of(ValueError("bad \udcff\x00 name"))
+    told = error_of(ValueError("bad \udcff\x00 name"), Redaction())
     assert told == {"type": "ValueError", "detail": "bad \\udcff\\x00 name"}
-    assert error_of(Refuse("not this")) == {"type": "Refuse", "detail": "not this"}
+    assert error_of(Refuse("not this"), Redaction()) == {"type": "Refuse", "detail": "not this"}
 
 
 def test_an_error_whose_words_are_broken_is_told_by_its_kind() -> None:
@@ -50,4 +51,9 @@ def test_an_error_whose_words_are_broken_is_told_by_its_kind() -> None:
         def __str__(self) -> str:
             raise RuntimeError
 
-    assert error_of(Wordless())["type"] == "Wordless"
+    assert error_of(Wordless(), Redaction())["type"] == "Wordless"
+
+
+def test_an_error_is_told_without_secrets() -> None:
+    told = error_of(Refuse("token=abc-123 has no access"), Redaction())
+    assert told["detail"] == "token=*** has no access"

@@ -228,7 +228,7 @@ class Relay:
 
     def _bury(self, session: Session, row: Row, decision: BuryAs, error: Exception) -> bool:
         """Make a dead letter of *row*; says whether it could be written."""
-        detail = text_of(error)[:_DETAIL_CHARACTERS]
+        detail = self._service.logs.redaction.text(text_of(error))[:_DETAIL_CHARACTERS]
         try:
             with session.begin_nested():
                 letter = claims.bury(session, row, decision.reason, detail)

@@ -93,7 +93,7 @@ class TaskPublisher:
                 queue=message.destination,
                 state=State.FAILURE,
                 epoch=ANY_EPOCH,
-                error=error_of(error),
+                error=error_of(error, self._app.service.logs.redaction),
             )
             store.record(died, session=session)
 

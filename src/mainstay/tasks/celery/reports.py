@@ -29,6 +29,7 @@ from mainstay.tasks.telling import error_of, plain, result_of
 from mainstay.taskstates import ANY_EPOCH
 
 if TYPE_CHECKING:
+    from mainstay.logs.redaction import Redaction
     from mainstay.outgoing import OutboxMessage
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.base import Task
@@ -54,6 +55,10 @@ class Reports:
         self._is_store_known = False
         self._later: deque[TaskStatus] = deque(maxlen=_MOST_KEPT)
         self._pause_until = 0.0
+
+    @property
+    def _redaction(self) -> Redaction:
+        return self._app.service.logs.redaction
 
     @property
     def store(self) -> StatusStore | None:
@@ -104,7 +109,7 @@ class Reports:
 
     def not_sent(self, id: str, error: BaseException) -> None:
         """The broker did not take it, for certain."""
-        self._tell(TaskStatus(id=id, state=State.FAILURE, error=error_of(error)))
+        self._tell(TaskStatus(id=id, state=State.FAILURE, error=error_of(error, self._redaction)))
 
     def started(self, task: Task, attempt: int) -> bool:
         """A worker is about to begin the task; says whether it may: nobody has called it off."""
@@ -193,18 +198,22 @@ class Reports:
     def retrying(self, task: Task, attempt: int, error: BaseException | None) -> None:
         """The task failed in passing, or asks itself to be done again."""
         if _is_tracked(task):
-            told = None if error is None else error_of(error)
+            told = None if error is None else error_of(error, self._redaction)
             self._tell(_turn(task, State.RETRYING, attempt, told))
 
     def failed(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed for good."""
         if _is_tracked(task):
-            self._tell_end(task, _turn(task, State.FAILURE, attempt, error_of(error)))
+            self._tell_end(
+                task, _turn(task, State.FAILURE, attempt, error_of(error, self._redaction))
+            )
 
     def ignored(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task asked to be ignored: it is called off, by itself."""
         if _is_tracked(task):
-            self._tell_end(task, _turn(task, State.REVOKED, attempt, error_of(error)))
+            self._tell_end(
+                task, _turn(task, State.REVOKED, attempt, error_of(error, self._redaction))
+            )
 
     def died(self, id: str, reason: str, detail: str, *, name: str, queue: str) -> None:
         """The worker's main process buried the task; told by its loop.
@@ -218,7 +227,7 @@ class Reports:
             queue=_named(queue),
             state=State.FAILURE,
             epoch=ANY_EPOCH,
-            error={"type": plain(kind), "detail": plain(detail)},
+            error={"type": plain(kind), "detail": plain(self._redaction.text(detail))},
         )
         self._keep(status)
 

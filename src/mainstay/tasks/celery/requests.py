@@ -25,6 +25,7 @@ from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.telling import detail_of, plain
 
 if TYPE_CHECKING:
+    from mainstay.logs.redaction import Redaction
     from mainstay.tasks.celery.app import App
 
 __all__ = ["Request"]
@@ -45,6 +46,10 @@ class Request(CeleryRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._app.worker.held.add(self)
+
+    @property
+    def _redaction(self) -> Redaction:
+        return self._app.service.logs.redaction
 
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
@@ -118,7 +123,7 @@ class Request(CeleryRequest):
                 return self._out_of_memory(error)
             if self._is_lost(error) and self._was_done():
                 task_ready(self)
-                self._tell_of_loss("is done", detail_of(error))
+                self._tell_of_loss("is done", detail_of(error, self._redaction))
                 return self.acknowledge()
             self._note_failure(error)
             return super().on_failure(exc_info, *args, **kwargs)
@@ -140,12 +145,15 @@ class Request(CeleryRequest):
             self._end_at_limit(error.args[0] if error.args else 0)
         elif isinstance(error, _LOST):
             if self._is_lost(error):
-                self._lost(detail_of(error))
+                self._lost(detail_of(error, self._redaction))
         elif isinstance(error, Reject):
             if not error.requeue:
-                self._die(f"refused:{type(error).__name__}", plain(str(error.reason)))
+                self._die(
+                    f"refused:{type(error).__name__}",
+                    plain(self._redaction.text(str(error.reason))),
+                )
         elif not isinstance(error, Retry | Ignore):
-            note(self._message, reason_of(error), detail_of(error))
+            note(self._message, reason_of(error), detail_of(error, self._redaction))
 
     def reject(self, requeue: bool = False) -> None:
         requeue = requeue and not self._must_end

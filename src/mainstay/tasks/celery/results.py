@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 PATIENCE_SECONDS = 120.0
 _PAUSES = Backoff(initial_seconds=0.2, max_seconds=2.0)
 _SKIP_SECONDS = 5.0
+_TRACEBACK_CHARACTERS = 16_000
 # States that somebody waits for; any other is soon followed by one of these.
 _AWAITED = states.READY_STATES | {states.STARTED}
 
@@ -143,6 +144,13 @@ class _Retrying(_Noting):
     _kind: ClassVar[type[Any]]
     _skips_until = 0.0
 
+    def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
+        found = super().prepare_exception(exc, serializer)  # type: ignore[misc]
+        if isinstance(found, dict):
+            redaction = self.app.service.logs.redaction
+            found["exc_message"] = redaction.value("", found["exc_message"])
+        return found
+
     @override
     def __reduce__(self, *args: Any, **kwargs: Any) -> Any:
         made: Any = super().__reduce__(*args, **kwargs)
@@ -158,6 +166,9 @@ class _Retrying(_Noting):
         **kwargs: Any,
     ) -> Any:
         store = partial(super().store_result, task_id, result, state)  # type: ignore[misc]
+        if isinstance(traceback, str):  # its end says what was raised
+            redaction = self.app.service.logs.redaction
+            traceback = redaction.text(traceback[-_TRACEBACK_CHARACTERS:])
         call = partial(store, traceback=traceback, request=request, **kwargs)
         if state in _AWAITED or not self.app.worker.is_child:
             return self._store(call, f"the result of task {task_id} ({state})")

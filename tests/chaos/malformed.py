@@ -33,6 +33,7 @@ from mainstay.resources.amqp.deadletters import AmqpDeadLetters
 from mainstay.resources.redis import RedisDeadLetters
 from mainstay.resources.redis.client import connect as connect_redis
 from mainstay.resources.sqlalchemy.migrate import upgrade
+from mainstay.rpc.redis_streams.layout import reply_key
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
 from mainstay.testing import PostgreSQL, RabbitMQ, Redis
@@ -395,7 +396,7 @@ class CallsOnRedis(Room):
 
     name = "rpc-redis"
     command = ("-m", "tests.chaos.target", QUEUE)
-    replies: ClassVar[str] = "replies"
+    replies: ClassVar[str] = reply_key("0" * 32)
 
     def __init__(self, folder: Path, url: str, database_url: str) -> None:
         super().__init__(folder, url, database_url)

@@ -256,6 +256,23 @@ def test_malformed_remote_control_leaves_the_worker_alone(working_room: CeleryRo
     assert working_room.ended(working_room.send("add", 1, 2)).result == 3
 
 
+def test_an_answer_to_remote_control_is_put_into_no_queue(working_room: CeleryRoom) -> None:
+    mailbox = working_room.app.control.mailbox
+    before = [letter.id for letter in working_room.dead()]
+    forged = {"exchange": "", "routing_key": working_room.queue}
+    with working_room.app.connection_for_write() as connection:
+        connection.Producer(auto_declare=False).publish(
+            {"method": "ping", "arguments": {}, "destination": None, "reply_to": forged},
+            exchange=mailbox.exchange,
+            declare=[mailbox.exchange],
+            serializer="json",
+        )
+    # One after the other: the answer to the forged one would be there by now.
+    assert working_room.app.control.ping(timeout=PATIENCE_SECONDS, limit=1)
+    assert working_room.ended(working_room.send("add", 1, 2)).result == 3
+    assert [letter.id for letter in working_room.dead()] == before
+
+
 def test_what_is_no_remote_control_leaves_the_worker_alone(
     shared: Callable[[str], CeleryRoom],
 ) -> None:

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import amqp
 import pytest
 
 from mainstay.errors import NoRoute, Overloaded, RemoteFailure
@@ -160,3 +161,24 @@ def test_dead_letters_may_be_looked_at_without_end(rabbitmq: RabbitMQ, rabbitmq_
         # RabbitMQ 4 drops a message that was delivered 20 times, where nothing else is said.
         arguments = rabbitmq.manage("GET", f"/queues/{vhost}/q_dlq")["arguments"]
     assert arguments["x-delivery-limit"] >= 1_000_000
+
+
+@pytest.mark.parametrize("victim", ["victim", "q", "q_dlq"])
+def test_an_answer_goes_to_who_waits_and_into_no_queue_that_a_call_names(
+    rabbitmq_url: str, victim: str
+) -> None:
+    settings = patient(rabbitmq_url=rabbitmq_url)
+    calls = Service(settings).hold(Calls())
+    with Server(settings, queue="q", target=Echo()) as served:
+        assert served.is_ready(PATIENCE_SECONDS)
+        with connect(rabbitmq_url) as connection:
+            channel = connection.channel()
+            channel.queue_declare("victim", durable=True, auto_delete=False)
+            forged = amqp.Message(b'{"data": 1}', type="call", message_id="f", reply_to=victim)
+            channel.basic_publish(forged, "", "q")
+            # One after the other: the answer to the forged one has been sent before.
+            assert calls.call("q", 2, timeout_seconds=PATIENCE_SECONDS) == 2
+            left = {name: channel.queue_declare(name, passive=True) for name in ("victim", "q")}
+            assert [found.message_count for found in left.values()] == [0, 0]
+        assert list(AmqpDeadLetters(rabbitmq_url).letters("q")) == []
+    calls.close()

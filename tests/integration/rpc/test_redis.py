@@ -93,6 +93,25 @@ def test_a_redis_that_has_lost_its_data_is_served_again(redis_server: Redis) -> 
     calls.close()
 
 
+@pytest.mark.parametrize("victim", ["victim", "q", "mainstay:replies:x", "{q}:servers"])
+def test_an_answer_goes_to_who_waits_and_to_no_key_that_a_call_names(
+    redis_url: str, victim: str
+) -> None:
+    calls = caller(redis_url)
+    with server(redis_url, Echo()) as served:
+        assert served.is_ready(PATIENCE_SECONDS)
+        with connect(redis_url) as client:
+            client.xadd("victim", {"of": "somebody else"})
+            client.xadd("mainstay:replies:x", {"of": "somebody else"})
+            client.xadd(
+                "q", {"reply_to": victim, "wire_id": "1", "headers": "{}", "body": b'{"data": 1}'}
+            )
+            assert calls.call("q", 2, timeout_seconds=PATIENCE_SECONDS) == 2
+            assert (client.xlen("victim"), client.xlen("mainstay:replies:x")) == (1, 1)
+            eventually(lambda: client.xlen("q") == 0)
+    calls.close()
+
+
 def test_the_processes_of_a_service_share_their_statistics(redis_url: str) -> None:
     one, other = caller(redis_url), caller(redis_url)
     go = threading.Event()

@@ -1,9 +1,10 @@
 """Where may an answer go, on RabbitMQ?
 
-Anybody may send a call, and say in it where the answer is to go. To an address of its own making
-that it cannot decode RabbitMQ answers by closing the whole connection, with all that its server
-has in hand: 3.10 does so, https://www.rabbitmq.com/docs/direct-reply-to describes the addresses.
-So such an address is looked at before anything is sent there.
+Anybody may send a call, and say in it where the answer is to go. Only addresses of direct reply-to
+are obeyed, which the broker makes (https://www.rabbitmq.com/docs/direct-reply-to): the name of a
+queue would have a server put its answers among the work, or the dead letters, of another. And one
+that it cannot decode RabbitMQ 3.10 answers by closing the whole connection, with all that its
+server has in hand, so each is looked at before anything is sent there.
 """
 
 from __future__ import annotations
@@ -26,11 +27,9 @@ _SIZES = {b"X": 12, b"g": 9}
 
 @lru_cache(maxsize=1024)
 def is_address(reply_to: str) -> bool:
-    """May an answer be published to *reply_to* without harm? A queue that does not exist does
-    none; the answer then comes back.
-    """
+    """Is *reply_to* where a caller waits for its answer, as the broker has written it down?"""
     if not reply_to.startswith(f"{REPLIES}."):
-        return True
+        return False
     process, dot, key = reply_to.removeprefix(f"{REPLIES}.").partition(".")
     if not dot or not key:
         return False

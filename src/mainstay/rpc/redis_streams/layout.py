@@ -5,6 +5,7 @@ What must not be seen half done, or must be decided on the server's own clock, i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,10 +27,13 @@ __all__ = [
     "NOBODY",
     "RENEW",
     "headers_from",
+    "is_reply_key",
     "reply_key",
     "requeue",
     "servers_key",
 ]
+
+_REPLY_KEY = re.compile(rb"mainstay:replies:[0-9a-f]{32}")
 
 GROUP = "servers"
 NOBODY, FULL = b"nobody", b"full"
@@ -42,6 +46,11 @@ def servers_key(queue: str) -> str:
 
 def reply_key(client_id: str) -> str:
     return f"mainstay:replies:{client_id}"
+
+
+def is_reply_key(key: bytes) -> bool:
+    """Is *key* one of :func:`reply_key`? A call may name any, and no other one is written to."""
+    return _REPLY_KEY.fullmatch(key) is not None
 
 
 # A member is "<waiting limit>:<consumer>", so that callers know both with one look.

@@ -30,6 +30,7 @@ from mainstay.rpc.redis_streams.layout import (
     LEAVE,
     RENEW,
     headers_from,
+    is_reply_key,
     servers_key,
 )
 
@@ -207,7 +208,7 @@ class StreamsIntake(Intake):
 
     def _reply(self, writer: Connection, delivery: Delivery, settlement: Settlement) -> None:
         _, reply_to, wire_id = delivery.receipt
-        if settlement.answer is not None and reply_to and wire_id:
+        if settlement.answer is not None and wire_id and is_reply_key(reply_to or b""):
             self._ask(
                 writer, None,
                 "XADD", reply_to, "NOMKSTREAM", "MAXLEN", "~", REPLIES_LIMIT,

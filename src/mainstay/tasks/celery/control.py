@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 class _Node(pidbox.Node):
     def handle_message(self, body: Any, message: Any = None) -> Any:
-        if not _is_command(body):
+        if not _is_command(body, self.mailbox.reply_exchange.name):
             logger.warning("a remote-control message was left unread: it is no command")
             return None
         return super().handle_message(body, message)
@@ -35,7 +35,7 @@ class Control(control.Control):
     Mailbox = _Mailbox
 
 
-def _is_command(body: object) -> bool:
+def _is_command(body: object, replies: str) -> bool:
     if not isinstance(body, dict) or not isinstance(body.get("method"), str):
         return False
     arguments, reply_to = body.get("arguments"), body.get("reply_to")
@@ -43,7 +43,9 @@ def _is_command(body: object) -> bool:
         return False
     if not isinstance(body.get("destination"), list | tuple | None):
         return False
+    # Through no other exchange: the answer could be put among the tasks of some queue.
     return not reply_to or (
         isinstance(reply_to, dict)
-        and all(isinstance(reply_to.get(name), str) for name in ("exchange", "routing_key"))
+        and reply_to.get("exchange") == replies
+        and isinstance(reply_to.get("routing_key"), str)
     )

@@ -21,13 +21,17 @@ def of(process: bytes) -> str:
         MADE,
         of(b"\x83Xw\x07reply@5" + bytes(12)),
         of(b"\x83gv\x00\x07reply@5" + bytes(9)),
-        "answers",
-        "amq.gen-JzTY20BRgKO",
-        "amq.rabbitmq.reply-to",
     ],
 )
-def test_what_a_broker_makes_is_an_address_and_so_is_any_queue(address: str) -> None:
+def test_what_a_broker_makes_is_an_address(address: str) -> None:
     assert is_address(address)
+
+
+@pytest.mark.parametrize(
+    "address", ["answers", "answers_dlq", "amq.gen-JzTY20BRgKO", "amq.rabbitmq.reply-to", ""]
+)
+def test_the_name_of_a_queue_is_none(address: str) -> None:
+    assert not is_address(address)
 
 
 @pytest.mark.parametrize(

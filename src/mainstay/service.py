@@ -150,7 +150,7 @@ class Service(Generic[S_co]):
 
     @cached_property
     def logs(self) -> Logs:
-        return Logs(self.settings)
+        return Logs(self.settings, dropped=self._log_line_dropped)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -198,6 +198,9 @@ class Service(Generic[S_co]):
     def stop(self) -> None:
         """Close everything; called by the way in when the last work is done."""
         self.lifecycle.stop()
+
+    def _log_line_dropped(self) -> None:
+        self.metrics.log_line_dropped()
 
     def _note_end(self) -> None:
         self.logs.write("info", "mainstay", "shutting down", event="shutting_down")

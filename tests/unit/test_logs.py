@@ -13,8 +13,10 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -22,12 +24,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mainstay import Service
 from mainstay import context as contexts
 from mainstay.config import Settings
 from mainstay.context import Context, Principal
-from mainstay.logs import Handler, Line, Logs
+from mainstay.logs import Handler, Line, Logs, output
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
+from tests.waiting import PATIENCE_SECONDS
 
 
 class Lines(io.BytesIO):
@@ -621,6 +625,7 @@ for _ in range(4):
     if pid == 0:
         for number in range(200):
             logs.write("info", "x", "y" * 500, number=number)
+        logs.close()
         os._exit(0)
     pids.append(pid)
 for pid in pids:
@@ -640,6 +645,74 @@ for _ in range(300):
     done = run(f"{SET_UP}\n{program}")
 
     assert len([json.loads(line) for line in done.stdout.splitlines()]) == 300
+
+
+@pytest.fixture(params=["its own way into the pipe", "the one that it was given"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How a pipe is written to: /proc may belong to somebody else."""
+    if request.param == "the one that it was given":
+        monkeypatch.setattr(output, "_own", lambda _fd: -1)
+
+
+@contextmanager
+def unread() -> Iterator[int]:
+    """Have a pipe as standard output that nobody reads, and give its other end."""
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "w") as stdout, redirect_stdout(stdout):
+        yield ours
+    os.close(ours)
+
+
+def read_lines(pipe: int, until: str) -> list[dict[str, Any]]:
+    """Read what is written until a line of that event or message."""
+    text = b""
+    while not (text.endswith(b"\n") and until.encode() in text[text.rfind(b"\n", 0, -1) + 1 :]):
+        assert select.select([pipe], [], [], PATIENCE_SECONDS)[0], "nothing more is written"
+        text += os.read(pipe, 65_536)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+@pytest.mark.usefixtures("way")
+def test_lines_that_nobody_reads_hold_nobody_up_and_come_in_order() -> None:
+    dropped: list[int] = []
+    logs = Logs(settings(), dropped=lambda: dropped.append(1))
+    with unread() as pipe:
+        for number in range(500):  # three times what a pipe holds
+            logs.write("info", "x", "y" * 300, number=number)
+        logs.write("info", "x", "last")
+        lines = read_lines(pipe, "last")
+    assert [line.get("number") for line in lines[:-1]] == list(range(500))
+    assert dropped == []
+
+
+@pytest.mark.usefixtures("way")
+def test_lines_beyond_what_is_kept_are_dropped_counted_and_told_of(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(output, "_MOST_BYTES", 10_000)
+    service = Service(settings())
+    with unread() as pipe:
+        for number in range(1000):
+            service.logs.write("info", "x", "y" * 300, number=number)
+        *lines, told = read_lines(pipe, "log_lines_dropped")
+        service.logs.write("info", "x", "goes on")
+        assert [line["msg"] for line in read_lines(pipe, "goes on")] == ["goes on"]
+    assert [line["number"] for line in lines] == list(range(len(lines)))
+    assert told["lines"] == 1000 - len(lines)
+    registry = service.metrics.registry
+    assert registry.get_sample_value("mainstay_log_lines_dropped_total") == told["lines"]
+    service.stop()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_pipe_whose_reader_has_gone_takes_nothing_down() -> None:
+    logs = Logs(settings())
+    with unread() as pipe, Path(os.devnull).open("rb") as nothing:
+        for number in range(500):
+            logs.write("info", "x", "y" * 300, number=number)
+        os.dup2(nothing.fileno(), pipe)  # which closes the reader's end
+        logs.write("info", "x", "unheard")
+        logs.close()
 
 
 def test_lines_are_sent_to_the_collector(

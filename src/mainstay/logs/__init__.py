@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -72,9 +72,16 @@ class Logs:
         settings: Whose service, instance and environment is on every line. Their secrets are
             hidden from the start.
         stream: Where to write, instead of standard output.
+        dropped: Called for each line that is dropped because nobody reads standard output.
     """
 
-    def __init__(self, settings: Settings, *, stream: BinaryIO | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        stream: BinaryIO | None = None,
+        dropped: Callable[[], object] = lambda: None,
+    ) -> None:
         self._settings = settings
         self._service = settings.service_name
         self._instance = settings.instance
@@ -82,7 +89,7 @@ class Logs:
         self._is_text = settings.log_format == "text"
         self._threshold = _LEVELS.get(str(settings.log_level).lower(), 20)
         self.clock = Clock()
-        self._output = Output(stream)
+        self._output = Output(stream, dropped=dropped, told=self._tell_of_dropped)
         self.buffer = LineBuffer(self._output)
         self.redaction = Redaction()
         self.edition = 0
@@ -201,6 +208,16 @@ class Logs:
         atexit.unregister(self.close)
         if sender is not None and self._sender_pid == os.getpid():
             sender.close()
+        self._output.close()
+
+    def _tell_of_dropped(self, lines: int) -> None:
+        self.write(
+            "warning",
+            "mainstay.logs",
+            f"{lines} lines of this log were dropped: nobody read standard output",
+            event="log_lines_dropped",
+            lines=lines,
+        )
 
     @property
     def dropped(self) -> int:

@@ -1,17 +1,26 @@
-"""Where do lines go? One write a line, to standard output or to a stream."""
+"""Where do lines go? One write a line, to standard output or to a stream; never for long."""
 
 from __future__ import annotations
 
+import atexit
 import os
 import select
+import stat
 import sys
+import threading
+from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from typing import BinaryIO, TextIO
+from weakref import WeakSet
 
 __all__ = ["Output"]
 
-# Longer than any reader that is alive takes to make room; then the line is dropped.
-_BLOCKED_SECONDS = 1.0
+# What is kept of lines that nobody reads.
+_MOST_BYTES = 4 * 1024 * 1024
+_POLL_MS = 1000
+# How long the end of a process may wait for who reads its lines.
+_END_SECONDS = 1.0
 
 
 class Output:
@@ -19,13 +28,40 @@ class Output:
 
     A line goes out in one system call, so that lines of several processes and threads on one
     pipe stay whole without a lock (up to ``PIPE_BUF``, which POSIX promises).
+
+    No line waits for whoever reads a pipe. While it is full, up to four megabytes are kept, and
+    written by a thread, in order; what does not fit there is dropped, and counted.
+
+    Args:
+        stream: Where to write, instead of standard output.
+        dropped: Called for each line that is dropped.
+        told: Called with how many were, when the pipe takes lines again.
     """
 
-    def __init__(self, stream: BinaryIO | None) -> None:
+    def __init__(
+        self,
+        stream: BinaryIO | None,
+        *,
+        dropped: Callable[[], object] = lambda: None,
+        told: Callable[[int], object] = lambda _lines: None,
+    ) -> None:
         self._stream = stream
         self._is_given = stream is not None
+        self._dropped = dropped
+        self._told = told
         self._stdout: TextIO | None = None
         self._fd = -1
+        self._may_wait = False
+        self.forget()
+        _made.add(self)
+
+    def forget(self) -> None:
+        """In a forked child: what waits is the parent's to write."""
+        self._lock = threading.RLock()  # a signal's handler may write while its thread does
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._lost = 0
+        self._writer: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
         """Write *line*; one that nobody can take any more is dropped."""
@@ -33,14 +69,15 @@ class Output:
             if sys.stdout is not self._stdout and not self._is_given:
                 self._find()
             if self._fd >= 0:
-                written = os.write(self._fd, line)
-                if written < len(line):
-                    self._write_rest(line[written:])
+                if self._writer is None:
+                    written = _write(self._fd, line, may_wait=self._may_wait)
+                    if written == len(line):
+                        return
+                    line = line[written:]
+                self._keep(line)
             elif self._stream is not None:
                 self._stream.write(line)
                 self._stream.flush()
-        except BlockingIOError:  # a pipe that does not block, and is full for the moment
-            self._write_rest(line)
         except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
             return
 
@@ -55,17 +92,111 @@ class Output:
             return self._stream is not None and self._stream.isatty()
         return False
 
+    def close(self) -> None:
+        """Wait a moment for who reads; lines may still be written."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(_END_SECONDS)
+
     def _find(self) -> None:
         self._stdout = stdout = sys.stdout
         # Celery puts an object there that logs what is printed: writing to it would come back.
         stream = getattr(stdout, "buffer", None) or getattr(sys.__stdout__, "buffer", None)
-        self._stream, self._fd = stream, -1
-        if stream is not None:
-            with suppress(OSError, ValueError):
-                self._fd = stream.fileno()
-
-    def _write_rest(self, rest: bytes) -> None:
+        self._stream, self._fd, self._may_wait = stream, -1, False
+        if stream is None:
+            return
         with suppress(OSError, ValueError):
-            while rest and select.select([], [self._fd], [], _BLOCKED_SECONDS)[1]:
-                with suppress(BlockingIOError):  # another process was quicker
-                    rest = rest[os.write(self._fd, rest) :]
+            self._fd = stream.fileno()
+            mode = os.fstat(self._fd).st_mode
+            if stat.S_ISFIFO(mode) and (own := _own(self._fd)) >= 0:
+                self._fd = own
+            else:
+                self._may_wait = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+    def _keep(self, line: bytes) -> None:
+        with self._lock:
+            is_kept = self._waiting_bytes + len(line) <= _MOST_BYTES
+            if is_kept:
+                self._waiting.append(line)
+                self._waiting_bytes += len(line)
+            else:
+                self._lost += 1
+            if self._writer is None:
+                self._writer = threading.Thread(
+                    target=self._write_on,
+                    args=(self._fd, self._may_wait),
+                    name="mainstay-log-output",
+                    daemon=True,
+                )
+                self._writer.start()
+        if not is_kept:
+            self._dropped()
+
+    def _write_on(self, fd: int, may_wait: bool) -> None:
+        """Write what waits, as whoever reads makes room for it."""
+        poll = select.poll()
+        poll.register(fd, select.POLLOUT)
+        lost = 0
+        while self._writer is not None:
+            poll.poll(_POLL_MS)
+            line = self._waiting[0]
+            try:
+                written = _write(fd, line, may_wait=may_wait)
+            except (OSError, ValueError):  # nobody will ever read it
+                written = len(line)
+            with self._lock:
+                self._waiting_bytes -= written
+                if written < len(line):
+                    self._waiting[0] = line[written:]
+                    continue
+                self._waiting.popleft()
+                if not self._waiting:
+                    lost, self._lost, self._writer = self._lost, 0, None
+        if lost:
+            self._told(lost)
+
+
+def _own(fd: int) -> int:
+    """Open the pipe *fd* once more, so that writing to it does not wait while other processes that
+    have it may. -1 where the system does not allow that.
+    """
+    with suppress(OSError):
+        return os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK)
+    return -1
+
+
+def _write(fd: int, line: bytes, *, may_wait: bool) -> int:
+    """Write what *fd* takes of *line* now; return how many bytes that were.
+
+    Args:
+        may_wait: It is a pipe or a socket whose reader may be slow, and waits for it: so that it is
+            asked whether it has room, and given as much as it has then (``PIPE_BUF``). Another
+            process that has it may be quicker.
+    """
+    try:
+        if not may_wait:
+            return os.write(fd, line)
+        poll, written = select.poll(), 0
+        poll.register(fd, select.POLLOUT)
+        while written < len(line) and poll.poll(0):
+            written += os.write(fd, line[written : written + select.PIPE_BUF])
+        return written
+    except BlockingIOError:
+        return 0
+
+
+_made: WeakSet[Output] = WeakSet()
+
+
+def _forked() -> None:
+    for output in _made:
+        output.forget()
+
+
+def _end() -> None:
+    for output in list(_made):
+        output.close()
+
+
+os.register_at_fork(after_in_child=_forked)
+atexit.register(_end)

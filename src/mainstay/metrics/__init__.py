@@ -131,6 +131,11 @@ class Metrics:
         if self._is_on:
             self._made.dead_lettered.labels(queue).inc()
 
+    def log_line_dropped(self) -> None:
+        """Count a line of the log that nobody read in time."""
+        if self._is_on:
+            self._made.log_lines_dropped.inc()
+
     def redelivered(self) -> None:
         """Count a message that came again."""
         if self._is_on:

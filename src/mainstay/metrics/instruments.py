@@ -111,6 +111,9 @@ class Instruments:
             "mainstay_dead_lettered", "Messages put among the dead letters", "queue"
         )
         self.redeliveries = self._counter("mainstay_redeliveries", "Messages that came again")
+        self.log_lines_dropped = self._counter(
+            "mainstay_log_lines_dropped", "Lines of the log that nobody read in time"
+        )
         self.late_replies = self._counter(
             "mainstay_late_replies", "Answers to calls whose caller had given up"
         )

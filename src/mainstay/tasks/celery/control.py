@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 
 class _Node(pidbox.Node):
     def handle_message(self, body: Any, message: Any = None) -> Any:
-        if not _is_command(body, self.mailbox.reply_exchange.name):
+        mailbox: Any = self.mailbox
+        if not _is_command(body, mailbox.reply_exchange.name):
             logger.warning("a remote-control message was left unread: it is no command")
             return None
         return super().handle_message(body, message)

@@ -81,6 +81,7 @@ class WorkerSide:
         signals.worker_init.connect(self._on_init)
         signals.setup_logging.connect(self._on_setup_logging)
         signals.worker_process_init.connect(self._on_child)
+        signals.worker_process_shutdown.connect(self._on_child_end)
         signals.worker_ready.connect(self._on_ready)
         signals.worker_shutting_down.connect(self._on_shutting_down)
         signals.worker_shutdown.connect(self._on_shutdown)
@@ -202,6 +203,10 @@ class WorkerSide:
         # Their lines about each task that goes well would be made only to be dropped.
         for name in ("celery.app.trace", "celery.worker.strategy"):
             logging.getLogger(name).setLevel(logging.WARNING)
+
+    def _on_child_end(self, **_: Any) -> None:
+        if self.is_child:  # it ends without what Python does at the end of a process
+            self._app.service.logs.close()
 
     def _on_child(self, **_: Any) -> None:
         if not self._is_current() or self._pid == os.getpid():

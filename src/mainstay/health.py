@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from mainstay import forks
+from mainstay.errors import MainstayError
 from mainstay.lifecycle import Lifecycle
 
 if TYPE_CHECKING:
@@ -235,8 +236,7 @@ class Health:
             result = {
                 "status": "unhealthy",
                 "latency_ms": round((time.perf_counter() - started) * 1000, 2),
-                # The kind of error only: messages of client libraries hold addresses and users.
-                "detail": type(error).__name__,
+                "detail": _shown(error),
             }
         self._cached[check.name] = (self._clock(), result)
         return result
@@ -254,3 +254,9 @@ class Health:
             size = len(self._checks) + len(self._readiness) + 4
             self._executor = ThreadPoolExecutor(size, thread_name_prefix="health")
         return self._executor
+
+
+def _shown(error: Exception) -> str:
+    kind = type(error).__name__
+    # The kind alone of any other: messages of client libraries hold addresses and users.
+    return f"{kind}: {error.detail}" if isinstance(error, MainstayError) else kind

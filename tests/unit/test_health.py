@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from mainstay import health as module
+from mainstay.errors import Unavailable
 from mainstay.health import Check, Health
 from mainstay.lifecycle import Lifecycle
 from tests.waiting import PATIENCE_SECONDS
@@ -89,6 +90,11 @@ def test_what_does_not_answer_counts_by_whether_it_is_needed(
     assert (report.status, report.http_status) == (status, http_status)
     assert report.checks["cache"]["status"] == "healthy"
     assert report.checks["broker"]["detail"] == "ConnectionError"
+
+
+def test_our_own_errors_say_what_is_wrong(health: Health) -> None:
+    health.add(Check("broker", Server(Unavailable("it has raised an alarm")).ping))
+    assert health.health().checks["broker"]["detail"] == "Unavailable: it has raised an alarm"
 
 
 def test_an_optional_part_does_not_hide_a_needed_one(health: Health) -> None:

@@ -78,6 +78,9 @@ def soak(stage: Stage) -> None:
                 time.sleep(0.5)
         assert sender.stop() == 0
         stage.settle()
+        for process in armed:
+            # One that a failpoint has just killed may be starting, and cannot be asked yet.
+            process.ready()
         unclean = ends.unclean + [f"{name} {code}" for name, code in stage.stop().items()]
     for process in armed:
         stage.faults.update(process.failpoints)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -10,11 +11,13 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 from celery.result import AsyncResult
 
+from mainstay.context import new_id
+from mainstay.errors import Overloaded, Unconfirmed
 from mainstay.resources.sqlalchemy import Database
 from mainstay.service import Service
 from mainstay.tasks.celery import create_celery_app
 from mainstay.tasks.status import State
-from mainstay.testing import FaultProxy, eventually
+from mainstay.testing import FaultProxy, RabbitMQ, eventually
 from tests.contract.tasks.conftest import results_url
 from tests.contract.tasks.rooms import CeleryRoom, Worker
 from tests.waiting import PATIENCE_SECONDS
@@ -108,3 +111,45 @@ def test_the_last_word_waits_for_the_database(
                 assert room.effects() == ["hold_kept k"]
 
     asyncio.run(scenario())
+
+
+def test_during_an_alarm_of_rabbitmq_senders_hear_of_it_and_a_worker_goes_on(
+    room_on: Callable[[str], CeleryRoom], rabbitmq: RabbitMQ
+) -> None:
+    room = room_on("rabbitmq on postgresql")
+    keys = [new_id() for _ in range(3)]
+    with room.worker(concurrency=1) as worker:
+        worker.ready()
+        held = [room.send("hold", key) for key in keys]
+        eventually(lambda: room.effects() == [f"hold {keys[0]}"])
+        rabbitmq.evaluate('rabbit_disk_monitor:set_disk_free_limit("100000GB").')
+        try:
+            # The first one is on its way when it hears of the alarm.
+            eventually(lambda: refusal(room) is Overloaded)
+            assert refusal(room) is Overloaded
+            eventually(lambda: "has raised an alarm" in worker.get("/health")[1])
+            # Its events, of which it sends one every other second, keep it from nothing.
+            vhost = room.url.rpartition("/")[2]
+            eventually(lambda: "blocked" in connection_states(rabbitmq, vhost))
+            for key, id in zip(keys, held, strict=True):
+                room.release(key)
+                assert room.ended(id).state is State.SUCCESS
+            assert worker.get("/healthz")[0] == 200
+        finally:
+            rabbitmq.evaluate('rabbit_disk_monitor:set_disk_free_limit("50MB").')
+        eventually(lambda: refusal(room) is None)
+        eventually(lambda: json.loads(worker.get("/health")[1])["status"] == "healthy")
+
+
+def refusal(room: CeleryRoom) -> type[Exception] | None:
+    """Send a task; return what its sender hears of the alarm."""
+    try:
+        room.send("add", 1, 2)
+    except (Overloaded, Unconfirmed) as error:
+        return type(error) if "has raised an alarm" in str(error) else AssertionError
+    return None
+
+
+def connection_states(rabbitmq: RabbitMQ, vhost: str) -> set[str]:
+    found = rabbitmq.manage("GET", f"/vhosts/{vhost}/connections?columns=state")
+    return {connection.get("state", "") for connection in found}

@@ -165,11 +165,20 @@ async def test_a_database_that_takes_no_writes_is_told(
     postgres: PostgreSQL, database: Database
 ) -> None:
     ask(database, "create table t (a int)")
+    database.ping()
     name = database.url.rpartition("/")[2]
     postgres.sql(f'alter database "{name}" set default_transaction_read_only = on')
     database.close()
     with pytest.raises(Unavailable, match="no writes"):
         ask(database, "insert into t values (1)")
+    # Its health says so, and reads go on.
+    with pytest.raises(Unavailable, match="accepts no writes"):
+        database.ping()
+    ask(database, "select * from t")
+    postgres.sql(f'alter database "{name}" reset default_transaction_read_only')
+    database.close()
+    database.ping()
+    ask(database, "insert into t values (1)")
 
 
 def test_a_session_that_was_ended_is_told_and_the_next_one_works(

@@ -9,7 +9,7 @@ from typing import Any
 import amqp
 import pytest
 
-from mainstay.errors import NoRoute, Overloaded, RemoteFailure
+from mainstay.errors import NoRoute, Overloaded, RemoteFailure, Unavailable, Unconfirmed
 from mainstay.resources.amqp import AmqpDeadLetters, connect
 from mainstay.rpc import Calls, Server
 from mainstay.service import Service
@@ -61,6 +61,11 @@ def test_during_an_alarm_calls_are_refused_at_once(rabbitmq: RabbitMQ, rabbitmq_
         assert calls.call("q", 1) == 1
         rabbitmq.ctl("set_disk_free_limit", "100000GB")
         try:
+            # The first one learns of it, and does not wait until its deadline.
+            with pytest.raises((Unconfirmed, Overloaded), match="alarm"):
+                calls.call("q", 2, timeout_seconds=PATIENCE_SECONDS)
+            with pytest.raises(Unavailable, match="alarm"):
+                calls.ping()
 
             def is_refused() -> bool:
                 try:

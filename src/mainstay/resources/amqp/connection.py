@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import amqp
 
+from mainstay.errors import Unavailable
+from mainstay.resources.amqp.alarms import WORDS, has_alarm
 from mainstay.resources.amqp.publisher import Publisher
 from mainstay.service import Resource
 
@@ -18,6 +20,7 @@ __all__ = ["RabbitMQ", "connect"]
 CONNECT_TIMEOUT_SECONDS = 1.5
 WRITE_TIMEOUT_SECONDS = 2.0
 HEARTBEAT_SECONDS = 15
+_ASK_SECONDS = 1.0
 
 
 def connect(
@@ -97,8 +100,15 @@ class RabbitMQ(Resource):
             return self._publisher
 
     def ping(self) -> Mapping[str, object] | None:
-        with connect(self.url, connect_timeout_seconds=1.0, heartbeat_seconds=0) as connection:
-            version = connection.server_properties.get("version")
+        """Ask whether it takes messages.
+
+        Raises:
+            Unavailable: It has raised an alarm.
+        """
+        with connect(self.url, connect_timeout_seconds=_ASK_SECONDS, heartbeat_seconds=0) as asked:
+            version = asked.server_properties.get("version")
+            if has_alarm(asked, timeout_seconds=_ASK_SECONDS):
+                raise Unavailable(WORDS)
         return {"server_version": str(version)} if version else None
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ import redis.asyncio
 from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 
+from mainstay.errors import Unavailable
 from mainstay.resources.redis.batches import Batches
 from mainstay.service import Resource
 
@@ -120,6 +121,11 @@ class Redis(Resource):
         return found
 
     def ping(self) -> Mapping[str, object] | None:
+        """Ask whether it takes writes.
+
+        Raises:
+            Unavailable: It is a replica, or has no memory left.
+        """
         with redis.Redis.from_url(
             self.url,
             socket_connect_timeout=PING_TIMEOUT_SECONDS,
@@ -128,6 +134,7 @@ class Redis(Resource):
             retry=Retry(ConstantBackoff(0), 0),
         ) as client:
             client.ping()
+            _check_writes(client)
         return None
 
     def close(self) -> None:
@@ -153,3 +160,16 @@ class Redis(Resource):
             self._aclients, self._batches = WeakKeyDictionary(), WeakKeyDictionary()
             self._pid = os.getpid()
         return self._lock
+
+
+def _check_writes(client: redis.Redis) -> None:
+    try:
+        found: Any = client.info("replication", "memory")
+    except redis.ResponseError:  # this user may not ask
+        return
+    if found.get("role") == "slave":
+        raise Unavailable("Redis is a replica and takes no writes")
+    most = found.get("maxmemory", 0)
+    is_kept = found.get("maxmemory_policy") == "noeviction"
+    if is_kept and 0 < most <= found.get("used_memory", 0):
+        raise Unavailable("Redis has no memory left and takes no writes")

@@ -38,6 +38,9 @@ S_co = TypeVar("S_co", bound=Session, default=Session, covariant=True)
 A_co = TypeVar("A_co", bound=AsyncSession, default=AsyncSession, covariant=True)
 
 
+_REFUSES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
+
+
 class SchemaBehind(Unavailable):
     """The database lacks migrations that this code needs."""
 
@@ -99,7 +102,7 @@ class Database(Resource, Generic[S_co, A_co]):
         self._lock_timeout = lock_timeout_seconds
         self._idle_timeout = idle_in_transaction_timeout_seconds
         self._is_at_head = False
-        self._open = _Open(self.ping)
+        self._open = _Open(self._answer)
 
     @property
     def is_named(self) -> bool:
@@ -231,10 +234,21 @@ class Database(Resource, Generic[S_co, A_co]):
         return engine.connect().execution_options(isolation_level="AUTOCOMMIT")
 
     def ping(self) -> Mapping[str, object] | None:
-        engine = self._engine_of_its_own()
-        with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
-            connection.exec_driver_sql("SELECT 1")
+        """Ask whether the database takes writes: after a failover to a standby it does not.
+
+        Raises:
+            Unavailable: It does not, or does not answer.
+        """
+        if self._answer():
+            raise Unavailable("the database accepts no writes: it is a standby, or read-only")
         return None
+
+    def _answer(self) -> bool:
+        """Ask the server something that takes no time: does it refuse writes?"""
+        engine = self._engine_of_its_own()
+        is_sqlite = engine.dialect.name == "sqlite"
+        with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
+            return bool(connection.exec_driver_sql("SELECT 0" if is_sqlite else _REFUSES).scalar())
 
     @property
     def idle_in_transaction_seconds(self) -> float | None:
@@ -252,7 +266,7 @@ class Database(Resource, Generic[S_co, A_co]):
         Connections of an event loop that runs are closed by it a little later: there,
         :meth:`aclose` is the better way.
         """
-        closing, self._open = self._here(), _Open(self.ping)
+        closing, self._open = self._here(), _Open(self._answer)
         closing.presence.close()
         if closing.views is not None:
             closing.views.whole.dispose()
@@ -323,7 +337,7 @@ class Database(Resource, Generic[S_co, A_co]):
         """What this process has open; what a parent had is forgotten, not closed."""
         inherited = self._open
         if inherited.pid != os.getpid():
-            self._open = _Open(self.ping)
+            self._open = _Open(self._answer)
             inherited.forget()
         return self._open
 
@@ -358,9 +372,9 @@ class _Open:
     have been held by a thread that did not survive the fork.
     """
 
-    def __init__(self, ping: Callable[[], object]) -> None:
+    def __init__(self, ask: Callable[[], object]) -> None:
         self.pid = os.getpid()
-        self.presence = Presence(ping)
+        self.presence = Presence(ask)
         self.lock = threading.Lock()
         self.views: _Views[Engine] | None = None
         self.ping_engine: Engine | None = None

@@ -11,7 +11,8 @@ from typing import Any
 import amqp
 from amqp import spec
 
-from mainstay.errors import NoRoute, Overloaded
+from mainstay.errors import NoRoute, Overloaded, Unconfirmed
+from mainstay.resources.amqp.alarms import WORDS
 from mainstay.rpc.amqp.framing import Frames
 from mainstay.rpc.amqp.layout import JSON, REPLIES
 from mainstay.rpc.amqp.messages import Message, publish, short, table
@@ -108,7 +109,7 @@ class AmqpLine(Line):
         if call.remaining_seconds <= 0:
             return  # its caller is being told
         if self._is_blocked:
-            self._refused(call.wire_id, Overloaded("RabbitMQ has raised an alarm: nothing is sent"))
+            self._refused(call.wire_id, Overloaded(f"{WORDS}: nothing was sent"))
             return
         request = self._encoded(call, self._request)
         if request is None:
@@ -204,6 +205,11 @@ class AmqpLine(Line):
     def _blocked(self, is_blocked: bool) -> None:
         self._is_blocked = is_blocked
         self._note("warning", f"{self.address} has {'raised' if is_blocked else 'ended'} an alarm")
+        if is_blocked:
+            with self._sending:
+                unread = list(self._unconfirmed.values())
+            for call in unread:
+                self._refused(call.wire_id, Unconfirmed(f"{WORDS}: the call may be sent or not"))
 
     def _shut(self) -> None:
         with self._sending:

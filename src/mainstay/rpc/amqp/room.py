@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mainstay.resources.amqp import connect
+from mainstay.resources.amqp import RabbitMQ
 from mainstay.rpc.amqp.client import AmqpLine
 from mainstay.rpc.amqp.depth import depth
 from mainstay.rpc.amqp.server import AmqpIntake
-from mainstay.rpc.room import ASK_SECONDS, Room
+from mainstay.rpc.room import Room
 
 __all__ = ["ROOM"]
 
 
 def _ping(url: str) -> None:
-    connect(url, connect_timeout_seconds=ASK_SECONDS, heartbeat_seconds=0).close()
+    RabbitMQ(url=url).ping()
 
 
 def _oldest_seconds(_url: str, _queue: str) -> None:

@@ -40,6 +40,7 @@ from mainstay.context import CORRELATION_ID
 from mainstay.errors import Disconnected, Invalid, Misconfigured, NoRoute, Unconfirmed
 from mainstay.service import Service
 from mainstay.tasks.celery import profiles, sending
+from mainstay.tasks.celery.alarms import Alarm, Blocked
 from mainstay.tasks.celery.broker import Broker
 from mainstay.tasks.celery.eager import Eager
 from mainstay.tasks.celery.letters import Undertaker
@@ -60,6 +61,7 @@ from mainstay.tasks.celery.worker import WorkerSide, leave
 from mainstay.tasks.celery.workflows import WORKFLOW, Workflows
 from mainstay.tasks.effects import check_function, takes_session
 from mainstay.tasks.status import StatusStore, TaskStatus
+from mainstay.texts import causes
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -209,6 +211,7 @@ class App(celery.Celery):
         self.workflows = Workflows(self)
         self.reports = Reports(self)
         self.undertaker = Undertaker(self)
+        self.alarm = Alarm(lambda: str(self.conf.broker_url))
         self.known: set[str] = set()
         """Names of tasks that this process has sent, or found to be refused for good."""
         self._senders = Senders()
@@ -381,6 +384,7 @@ class App(celery.Celery):
             if options.get("confirm_timeout") is None:
                 options["confirm_timeout"] = CONFIRM_TIMEOUT_SECONDS
             countdown, eta = _whole_seconds(countdown, eta)
+            self.alarm.check(name)
         is_delayed = is_amqp and bool(countdown or eta)
         if is_delayed:
             self._declare_delays()
@@ -423,6 +427,8 @@ class App(celery.Celery):
             return sending.publish(self, name, deliver)
         except Exception as error:
             is_certain = not isinstance(error, Unconfirmed | Disconnected)  # else it may be stored
+            if any(isinstance(cause, Blocked) for cause in causes(error)):
+                self.alarm.seen()
             if is_delayed and isinstance(error, NoRoute):
                 self._delayed_pid = 0  # the broker has lost what carries delays, too
             if acceptance is not None and is_certain:

@@ -285,6 +285,16 @@ class GuardedConsumer(Consumer):
                 )
 
     @override
+    def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
+        # For events, which nobody waits for: a confirm that an alarm of RabbitMQ holds back would
+        # hold up the loop.
+        is_amqp = transport_of(self.app.conf.broker_url) == "amqp"
+        options = {"confirm_publish": False} if is_amqp else None
+        return self.ensure_connected(
+            self.app.connection_for_write(url, heartbeat=heartbeat, transport_options=options)
+        )
+
+    @override
     def ensure_connected(self, conn: Any) -> Any:
         """As Celery's, but soon again, and without a word missing from `/healthz` meanwhile."""
         worker = self.app.worker

@@ -12,6 +12,8 @@ from typing import Any
 from celery.app import control
 from kombu import pidbox
 
+from mainstay.tasks.celery.profiles import CONFIRM_TIMEOUT_SECONDS
+
 __all__ = ["Control"]
 
 logger = logging.getLogger(__name__)
@@ -28,6 +30,11 @@ class _Node(pidbox.Node):
 
 class _Mailbox(pidbox.Mailbox):
     node_cls = _Node
+
+    def _publish_reply(self, *args: Any, **options: Any) -> None:
+        # Once, and not for longer than a sender: the loop of a worker waits for it.
+        options |= {"confirm_timeout": CONFIRM_TIMEOUT_SECONDS, "retry_policy": {"max_retries": 0}}
+        super()._publish_reply(*args, **options)
 
 
 class Control(control.Control):

@@ -33,6 +33,8 @@ from mainstay.errors import (
     TooLarge,
     Unconfirmed,
 )
+from mainstay.resources.amqp.alarms import WORDS
+from mainstay.tasks.celery.alarms import Blocked, sending, watch
 from mainstay.tasks.celery.guard import depth_limit_of, depth_of
 from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, HEARTBEAT_SECONDS, unreadable
 from mainstay.texts import causes, tls_reason
@@ -231,7 +233,8 @@ def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
             return send(None)
         try:
             _connect(producer, name)
-            sent = send(producer)
+            with sending():
+                sent = send(producer)
             _note_use(producer)
             return sent
         except BaseException:
@@ -250,6 +253,8 @@ def translated(error: BaseException, name: str) -> MainstayError | None:
     """Return what a sender is told for *error* of a client library; ``None`` for any other."""
     for each in causes(error):
         code = getattr(each, "reply_code", None)
+        if isinstance(each, Blocked):
+            return Unconfirmed(f"{WORDS}: {name} may be stored or not")
         if isinstance(each, MessageNacked):
             return Overloaded(f"{name} was not sent: its queue takes no more messages")
         if code in (_NO_ROUTE, _NOT_FOUND):
@@ -299,6 +304,7 @@ def _connect(producer: Any, name: str) -> None:
             _abandon(producer)
             producer.revive(connection)
         producer.channel  # noqa: B018 - a pooled producer connects when its channel is asked for
+        watch(connection)
     except Exception as error:
         if isinstance(error, EncodeError) or translated(error, name) is None:
             raise

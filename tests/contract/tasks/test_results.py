@@ -89,8 +89,12 @@ def test_who_waits_for_a_task_that_is_never_begun_hears_of_its_end(
     def kept(name: str, *args: object, **options: object) -> Signature:
         return app.signature(name, args=args).set(ignore_result=False, **options)
 
+    # Before there is a worker: no broker may let it go without a word.
+    late = kept("answered", 1, expires=0.001).apply_async()
     with room.worker(CELERY_RESULT_BACKEND=url) as worker:
         worker.ready()
+        assert error_of(late) is TaskRevokedError
+        assert room.letter(late.id).reason == "expired"
         unreadable = new_id()
         room.publish("{", {"id": unreadable, "task": "answered", "ignore_result": False})
         for result, error in (

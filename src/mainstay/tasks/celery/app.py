@@ -174,6 +174,19 @@ class TaskAMQP(AMQP):
         made: DeclaredQueues = queues
         return made
 
+    @cached_property
+    def send_task_message(self) -> Callable[..., Any]:
+        """As Celery's, and a task that expires keeps no time to live with the broker: RabbitMQ
+        would let it go without a word to those who wait for its result, and a worker tells them.
+        """
+        send: Callable[..., Any] = super().send_task_message
+
+        def send_without_ttl(*args: Any, **options: Any) -> Any:
+            options.pop("expiration", None)
+            return send(*args, **options)
+
+        return send_without_ttl
+
     def TaskConsumer(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - likewise
         try:
             return super().TaskConsumer(*args, **kwargs)

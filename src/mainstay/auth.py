@@ -204,8 +204,7 @@ class Tokens:
         header = _parse(urlsafe_b64decode(token.partition(".")[0] + "=="))
         if not header.keys() <= _HEADER_KEYS:
             raise NotAuthenticated("the token's header has more than alg, typ and kid")
-        found = header.get("typ")
-        if not isinstance(found, str) or found.lower().removeprefix("application/") != typ:
+        if not self._is_of(typ, header.get("typ")):
             raise NotAuthenticated(f"the token is not of type {typ}")
         key = self._key(header.get("kid"))
         if header.get("alg") != key.algorithm:
@@ -217,7 +216,7 @@ class Tokens:
         except PyJWTError as error:
             raise NotAuthenticated("the token's signature is not right: sign in again") from error
         claims = _parse(verified)
-        self._check(claims)
+        self._check(claims, typ)
         return claims
 
     def jwks(self) -> dict[str, Any]:
@@ -230,7 +229,19 @@ class Tokens:
             keys.append(jwk | {"kid": kid, "alg": key.algorithm, "use": "sig"})
         return {"keys": keys}
 
-    def _check(self, claims: dict[str, Any]) -> None:
+    def _is_plain(self, typ: str) -> bool:
+        """Are tokens of *typ* plain ones here, without what RFC 9068 asks for beyond RFC 7519?"""
+        return typ == ACCESS and self._settings.jwt_typ == "JWT"
+
+    def _is_of(self, typ: str, found: object) -> bool:
+        if found is None:
+            return self._is_plain(typ)
+        if not isinstance(found, str):
+            return False
+        told = found.lower().removeprefix("application/")
+        return told == typ or (told == "jwt" and self._is_plain(typ))
+
+    def _check(self, claims: dict[str, Any], typ: str) -> None:
         now = self._clock()
         for name in ("exp", "iat", "nbf"):
             value = claims.get(name)
@@ -253,6 +264,8 @@ class Tokens:
             raise NotAuthenticated("the token is for somebody else")
         for name in ("sub", "jti"):
             value = claims.get(name)
+            if value is None and name == "jti" and self._is_plain(typ):
+                continue
             if not isinstance(value, str) or not 1 <= len(value) <= 255:
                 raise NotAuthenticated(f"the token has no {name}")
 

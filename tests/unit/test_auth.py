@@ -105,6 +105,34 @@ def test_a_well_made_token_of_another_issuer_of_the_same_secret_is_believed(
     assert tokens.verify(forge()).subject == "ann"
 
 
+@pytest.fixture
+def plain(clock: Clock) -> Tokens:
+    """What takes the tokens of issuers that follow RFC 7519 alone."""
+    return Tokens(settings(jwt_secret_key=SECRET, jwt_typ="JWT"), clock=clock)
+
+
+@pytest.mark.parametrize("typ", [{"typ": "JWT"}, {"typ": "application/jwt"}, {"typ": "at+jwt"}, {}])
+def test_plain_tokens_are_believed_where_a_setting_says_so(
+    plain: Tokens, tokens: Tokens, typ: dict[str, str]
+) -> None:
+    header = json.dumps({"alg": "HS256"} | typ)
+    claims = {"sub": "ann", "iss": "bank", "aud": "bank", "iat": NOW, "exp": NOW + 60}
+    token = sign(header, claims)
+    assert plain.verify(token).subject == "ann"
+    with pytest.raises(NotAuthenticated, match=r"of type at\+jwt|no jti"):
+        tokens.verify(token)
+
+
+@pytest.mark.parametrize("header", [{"typ": "work+jwt"}, {"typ": "id+jwt"}, {"typ": 5}])
+def test_tokens_of_other_types_are_not_taken_for_plain_ones(
+    plain: Tokens, header: dict[str, Any]
+) -> None:
+    with pytest.raises(NotAuthenticated, match="type"):
+        plain.verify(forge(header))
+    with pytest.raises(NotAuthenticated, match="type"):
+        plain.verify(forge({"typ": "JWT"}), typ="work+jwt")
+
+
 def test_a_principal_carries_a_token_for_work_that_outlives_the_clients_own(
     tokens: Tokens, clock: Clock
 ) -> None:

@@ -18,6 +18,7 @@ from mainstay.cli import dead as dead
 from mainstay.cli import dev as dev
 from mainstay.cli import health as health
 from mainstay.cli import tasks as tasks
+from mainstay.cli import tokens as tokens
 from mainstay.errors import MainstayError, Misconfigured
 
 __all__ = ["app", "main"]
@@ -52,6 +53,7 @@ app.command("config")(config.config)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(dead.app, name="dead")
 app.add_typer(db.app, name="db")
+app.add_typer(tokens.app, name="tokens")
 app.command("dev")(dev.dev)
 app.command("health")(health.health)
 app.command("run")(dev.run)

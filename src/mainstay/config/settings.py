@@ -308,6 +308,11 @@ class Settings(BaseModel):
         default_factory=lambda data: data.get("service_name", "unknown"),
         description="For whom tokens are (aud).",
     )
+    jwt_typ: Annotated[Literal["at+jwt", "JWT"], Read("<PREFIX>JWT_TYP", "JWT_TYP")] = Field(
+        "at+jwt",
+        description="The type of the tokens that clients show: that of RFC 9068, or `JWT` for "
+        "issuers that set no other.",
+    )
     jwt_access_ttl_seconds: Annotated[
         WholeSeconds, Read("<PREFIX>JWT_ACCESS_TTL_SECONDS", "JWT_ACCESS_TTL_SECONDS")
     ] = Field(900, le=86_400, description="How long an access token is valid; a day at most.")

@@ -33,12 +33,14 @@ class Subject:
         folder: Where its ``.env`` and ``config.yml`` are.
         settings: Its settings class.
         sources: What its processes would read.
+        targets: What its processes run, ``module:attribute``.
     """
 
     name: str
     folder: Path
     settings: type[Settings]
     sources: Sources
+    targets: tuple[str, ...] = ()
 
 
 def config(
@@ -108,6 +110,7 @@ def subjects(name: str | None, start: Path | None = None) -> Iterator[Subject]:
             each.path,
             settings_class(each),
             Sources(each.path, environ, embedded=here.embedded),
+            tuple(process.target for process in each.processes if process.target),
         )
 
 

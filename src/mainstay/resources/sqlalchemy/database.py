@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVarTuple
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
@@ -315,9 +315,32 @@ class Database(Resource, Generic[S_co, A_co]):
 
         engine = self._engine_of_its_own()
         with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
-            self._is_at_head = migrate.is_at_head(connection, migrate.folder_of(self.models))
-        if not self._is_at_head:
-            raise SchemaBehind("the schema is behind this code: run `mainstay db upgrade`")
+            found = migrate.positions(connection, migrate.folder_of(self.models))
+            missing = self._missing(connection)
+        for position in found:
+            if not position.is_at_head:
+                raise SchemaBehind(
+                    position.conflict or "the schema is behind this code: run `mainstay db upgrade`"
+                )
+        if missing:
+            raise SchemaBehind(
+                f"the models define tables that the database lacks ({', '.join(missing)}): "
+                f"`mainstay db revision --autogenerate -m …` writes the migration, `mainstay db "
+                f"upgrade` applies it"
+            )
+        self._is_at_head = True
+
+    def _missing(self, connection: Connection) -> list[str]:
+        """Return the tables of the models that are not there."""
+        from mainstay.resources.sqlalchemy.models import tables_of
+
+        has_schemas = connection.dialect.name != "sqlite"
+        there = inspect(connection)
+        return [
+            table.fullname
+            for table in tables_of(self.models)
+            if not there.has_table(table.name, table.schema if has_schemas else None)
+        ]
 
     def _here(self) -> _Open:
         """What this process has open; what a parent had is forgotten, not closed."""

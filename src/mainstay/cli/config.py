@@ -17,6 +17,7 @@ import typer
 from mainstay.config import Settings, Sources, examples
 from mainstay.config.fields import groups
 from mainstay.config.messages import did_you_mean
+from mainstay.config.settings import with_prefix
 from mainstay.errors import Misconfigured
 from mainstay.processes import manifest
 from mainstay.processes.manifest import NotDeclared, ServiceSpec
@@ -142,17 +143,7 @@ def settings_class(service: ServiceSpec) -> type[Settings]:
                 f"[service.{service.name}] settings = {target!r} names no settings class: it is "
                 f'"module:attribute" of a subclass of mainstay.Settings'
             )
-    return _with_prefix(service.prefix)
-
-
-def _with_prefix(prefix: str) -> type[Settings]:
-    if prefix == Settings.env_prefix:
-        return Settings
-
-    class OfService(Settings, prefix=prefix):
-        """The settings of every service, under another prefix."""
-
-    return OfService
+    return with_prefix(service.prefix)
 
 
 def _is_project(start: Path | None) -> bool:

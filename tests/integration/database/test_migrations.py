@@ -190,7 +190,9 @@ def test_a_model_without_its_migration_is_found_and_a_migration_written(
 
 EMPTY = "sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True))"
 COLOURS = "class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n"
-POSTGRESQL_ONLY = ("arrays", "arrays of decorated enums")
+POSTGRESQL_ONLY = (
+    *("arrays", "arrays of decorated enums", "SQLModel with PostgreSQL's own types"),
+)
 ROUND_TRIPS: dict[str, list[str]] = {
     "SQLModel": [
         """
@@ -208,6 +210,50 @@ class Line(Base, table=True):
     colour: Colour
     data: dict[str, object] = Field(sa_type=sa.JSON)
     is_open: bool
+"""
+    ],
+    "SQLModel, with what its users add": [
+        """
+class Base(SQLModel, registry=registry(metadata=metadata)):
+    pass
+
+class Level(str, enum.Enum):
+    LOW = "low"
+    HIGH = "high"
+
+class Owner(Base, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    email: str = Field(unique=True, index=True, max_length=254)
+
+class Thing(Base, table=True):
+    __table_args__ = (sa.UniqueConstraint("owner_id", "slug"), sa.CheckConstraint("amount >= 0"))
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=sa.BigInteger)
+    owner_id: int = Field(foreign_key="owner.id", ondelete="CASCADE")
+    slug: str = Field(sa_type=sa.Text)
+    level: Level = Field(default=Level.LOW, index=True)
+    colour: Colour | None = None
+    at: datetime.datetime = Field(
+        sa_type=sa.DateTime(timezone=True), sa_column_kwargs={"server_default": sa.func.now()}
+    )
+    time: datetime.time
+    amount: float
+    raw: bytes
+    link: ipaddress.IPv4Address | None = None
+    path: pathlib.Path
+    notes: list[str] = Field(sa_type=sa.JSON().with_variant(postgresql.JSONB(), "postgresql"))
+"""
+    ],
+    "defaults, identities, computed columns and comments": [
+        """
+sa.Table("a", metadata, sa.Column("id", sa.Uuid, primary_key=True),
+         sa.Column("n", sa.Integer, server_default="7", nullable=False),
+         sa.Column("flag", sa.Boolean, server_default=sa.false()),
+         sa.Column("word", sa.String(9), server_default="it's 50%", comment="with 'quotes'"),
+         sa.Column("twice", sa.Integer, sa.Computed("n * 2", persisted=True)),
+         sa.Column("small", sa.SmallInteger), sa.Column("big", sa.Numeric(38, 10)),
+         sa.Column("blob", sa.LargeBinary), sa.Column("at", sa.TIMESTAMP(timezone=True)),
+         sa.Index("ix_a_word", "word", "n"))
 """
     ],
     "types that convert values": [
@@ -314,6 +360,27 @@ sa.Table("a", metadata, sa.Column("plain", sa.JSON),
          sa.Column("binary", sa.JSON().with_variant(postgresql.JSONB(), "postgresql")))
 """
     ],
+    "SQLModel with PostgreSQL's own types": [
+        """
+class Base(SQLModel, registry=registry(metadata=metadata)):
+    pass
+
+class Line(Base, table=True):
+    __table_args__ = {"schema": "shop"}
+
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    tags: list[str] = Field(sa_column=sa.Column(postgresql.ARRAY(sa.String(20)), nullable=False))
+    colours: list[Colour] = Field(sa_type=postgresql.ARRAY(sa.Enum(Colour, name="colour")))
+    colour: Colour = Field(sa_type=sa.Enum(Colour, name="colour"))
+    size: str = Field(sa_type=sa.Enum("s", "m", name="size", schema="shop"))
+    data: dict[str, object] = Field(sa_type=postgresql.JSONB)
+    span: object = Field(sa_type=postgresql.TSTZRANGE)
+    words: object = Field(sa_type=postgresql.TSVECTOR)
+    stamp: datetime.datetime = Field(sa_type=postgresql.TIMESTAMP(timezone=True, precision=3))
+    lasts: datetime.timedelta = Field(sa_type=postgresql.INTERVAL)
+    kinds: dict[str, str] = Field(sa_type=sa.JSON)
+"""
+    ],
     "arrays": [
         """
 sa.Table("a", metadata, sa.Column("tags", sa.ARRAY(sa.String(10))),
@@ -339,7 +406,7 @@ def test_a_generated_migration_makes_what_the_models_say(
     migrate.upgrade(address, folder.path, say=lambda line: None)
     for models in ROUND_TRIPS[kind]:
         folder.models(
-            "import datetime, decimal, enum, uuid",
+            "import datetime, decimal, enum, ipaddress, pathlib, uuid",
             "from sqlalchemy.dialects import postgresql",
             "from sqlalchemy.orm import registry",
             "from sqlmodel import Field, SQLModel",

@@ -593,7 +593,7 @@ def test_two_services_share_a_database(address: str, folder: Folder, other_folde
     migrate.upgrade(address, folder.path, say=lambda line: None)
     other_folder.revision("first", None, create_table("books"))
     other_folder.without("one")
-    with pytest.raises(Misconfigured, match=r"version_table = alembic_version_.*"):
+    with pytest.raises(Misconfigured, match=r"version_table = alembic_version_"):
         migrate.upgrade(address, other_folder.path, say=lambda line: None)
     with (other_folder.path / "alembic.ini").open("a") as ini:
         ini.write("version_table = alembic_version_books\n")

@@ -61,6 +61,7 @@ _FOLDER = Path(__file__).with_name("migrations")
 # Any two numbers will do, as long as every replica and every version of Mainstay uses them.
 _LOCK = int.from_bytes(hashlib.sha256(b"mainstay.migrations").digest()[:8], "big", signed=True)
 _POLL_SECONDS = 0.1
+_OURS = "mainstay"
 _VERSION_TABLE = "alembic_version"  # Alembic's own default
 _FIRST_STEPS = "`mainstay db init` begins migrations, `mainstay db revision` writes one"
 NO_MIGRATIONS = "has no alembic.ini, so it has no migrations: `mainstay db init` writes it"
@@ -112,12 +113,16 @@ class Position:
         """Why it cannot be brought to head by this code; empty when it can."""
         if not (self.unknown and self.pending):
             return ""
-        return (
+        said = (
             f"the table {self.version_table} says that the database is at "
             f"{', '.join(self.unknown)}, which the migrations of {self.tree} do not have, and it "
-            f"is not known to hold {', '.join(self.pending)}: run the code that has both. When "
-            f"another service keeps its version there, name a table for this one in its "
-            f"alembic.ini: version_table = {_VERSION_TABLE}_{self.tree}"
+            f"is not known to hold {', '.join(self.pending)}: run the code that has both"
+        )
+        if self.tree == _OURS:
+            return said
+        return (
+            f"{said}. When another service keeps its version there, name a table for this one in "
+            f"its alembic.ini, such as version_table = {_VERSION_TABLE}_{self.tree}"
         )
 
 
@@ -354,7 +359,7 @@ def _reading(engine: Engine) -> Connection:
 def _trees(folder: Path | None) -> list[_Tree]:
     ours = Config(stdout=StringIO())  # what is to be said is said by us
     ours.set_main_option("script_location", _escaped(_FOLDER))
-    found = [_Tree("mainstay", ours)]
+    found = [_Tree(_OURS, ours)]
     theirs = None if folder is None else _service_tree(folder)
     return found if theirs is None else [*found, theirs]
 
@@ -388,7 +393,7 @@ class _Tree:
         self.name = name
         self.config = config
         self.script = ScriptDirectory.from_config(config)
-        self.is_ours = name == "mainstay"
+        self.is_ours = name == _OURS
 
     def position(self, connection: Connection) -> Position:
         schema, _, table = self._version_table(connection).rpartition(".")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import hypothesis
 import pytest
 
+from mainstay.config import Settings
+from mainstay.config.fields import groups
 from tests.signals import heed_signals
 
 if TYPE_CHECKING:
@@ -28,6 +30,16 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("same")
+
+# Settings read the environment: what this machine says there is no test's concern.
+for _name, _field in Settings.model_fields.items():
+    _variables = [
+        *Settings.variables(_name),
+        *(v for each in groups(_field) for v in each.variables),
+    ]
+    for _variable in _variables:
+        os.environ.pop(_variable, None)
+        os.environ.pop(f"{_variable}_FILE", None)
 
 PLATFORMS = "tests/services/"
 SCENARIOS = "tests/chaos/test_scenarios.py"

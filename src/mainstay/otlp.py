@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
 
     from mainstay.config import Settings
 
-__all__ = ["CLOSE_SECONDS", "Signal", "is_sent", "resource"]
+__all__ = ["CLOSE_SECONDS", "Signal", "is_sent", "opened", "resource"]
+
+T = TypeVar("T")
 
 Signal = Literal["traces", "metrics", "logs"]
 
@@ -34,6 +37,25 @@ def is_sent(signal: Signal) -> bool:
     When the extra is missing, one warning says which command installs it.
     """
     return _is_wanted(signal) and _is_installed()
+
+
+def opened(signal: Signal, make: Callable[[], T]) -> T | None:
+    """Return what sends *signal*, as *make* makes it; ``None``, and one warning, where it cannot.
+
+    What is wrong with OpenTelemetry, or with its variables, costs telemetry and never the service.
+    """
+    try:
+        return make()
+    except ImportError as error:
+        _logger.warning("%s are not sent, OpenTelemetry cannot be imported: %s", signal, error)
+    except Exception as error:  # noqa: BLE001 - each of its variables may raise another
+        _logger.warning(
+            "%s are not sent, OpenTelemetry does not accept its variables (OTEL_…): %s: %s",
+            signal,
+            type(error).__name__,
+            error,
+        )
+    return None
 
 
 def resource(settings: Settings) -> Resource:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Generic
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from typing_extensions import TypeVar
 
@@ -23,7 +23,7 @@ from mainstay.traces import Traces
 if TYPE_CHECKING:
     from mainstay.auth import Tokens
 
-__all__ = ["Resource", "Service"]
+__all__ = ["Resource", "Service", "services_of"]
 
 PROCESS = "MAINSTAY_PROCESS"
 """The variable that names a process as ``mainstay.toml`` does: ``data.worker``."""
@@ -232,3 +232,18 @@ def _watch(resource: Resource, health: Health) -> None:
         health.add(Check(resource.name, resource.ping, resource.optional))
         for check in resource.readiness():
             health.add_readiness(check)
+
+
+def services_of(holder: Any) -> list[Service]:
+    """Return the service that *holder* is, or that it was made for: an application of FastAPI,
+    Flask or Celery. It is a list, because it may be none.
+    """
+    found = [
+        holder,
+        getattr(holder, "service", None),
+        getattr(getattr(holder, "state", None), "service", None),
+    ]
+    extensions = getattr(holder, "extensions", None)
+    if isinstance(extensions, Mapping):
+        found.append(extensions.get("mainstay"))
+    return [each for each in found if isinstance(each, Service)]

@@ -26,11 +26,14 @@ from hypothesis import strategies as st
 
 from mainstay import Service
 from mainstay import context as contexts
+from mainstay import otlp as telemetry
 from mainstay.config import Settings
 from mainstay.context import Context, Principal
 from mainstay.logs import Handler, Line, Logs, output
+from mainstay.metrics import Metrics
 from mainstay.testing.otlp import OtlpReceiver, attributes
 from mainstay.testing.wait import eventually
+from mainstay.traces import Traces
 from tests.waiting import PATIENCE_SECONDS
 
 
@@ -775,13 +778,83 @@ def test_an_opentelemetry_that_cannot_be_imported_costs_one_warning(
     monkeypatch: pytest.MonkeyPatch, installed: Logs, lines: Lines
 ) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setitem(sys.modules, "mainstay.logs.sender", None)
+    monkeypatch.setitem(sys.modules, "mainstay.logs.records", None)
     installed.install()
 
     installed.write("info", "orders", "one")
     installed.write("info", "orders", "two")
 
-    assert [line["level"] for line in lines.all] == ["info", "warning", "info"]
+    assert [line["level"] for line in lines.all] == ["warning", "info", "info"]
+
+
+BAD_VARIABLES = {
+    "OTEL_EXPORTER_OTLP_HEADERS": "bad",
+    "OTEL_RESOURCE_ATTRIBUTES": "a=b,c",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "soon",
+    "OTEL_EXPORTER_OTLP_COMPRESSION": "zip",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "many",
+    "OTEL_BSP_SCHEDULE_DELAY": "soon",
+    "OTEL_BSP_MAX_QUEUE_SIZE": "1",
+    "OTEL_TRACES_SAMPLER": "sometimes",
+    "OTEL_METRIC_EXPORT_INTERVAL": "soon",
+}
+
+
+@pytest.mark.parametrize("variable", BAD_VARIABLES)
+def test_what_opentelemetry_cannot_read_costs_a_warning_and_never_the_process(
+    variable: str,
+    otlp: OtlpReceiver,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: Logs,
+    lines: Lines,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+    monkeypatch.setenv(variable, BAD_VARIABLES[variable])
+    installed.install()
+    traces, metrics = Traces(settings()), Metrics(settings())
+
+    def work() -> None:
+        installed.write("info", "orders", "one")
+        if (span := traces.start("x", kind="server", context=Context.new())) is not None:
+            span.end("x", "done", None)
+        metrics.up()
+        installed.write("info", "orders", "two")
+        for each in (traces, metrics, installed):
+            each.close()
+
+    # In a thread, because what it would do otherwise is to wait for itself.
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(PATIENCE_SECONDS)
+    assert not thread.is_alive()
+    assert [line["msg"] for line in lines.all if line["logger"] == "orders"] == ["one", "two"]
+    assert any(line["level"] in ("warning", "error") for line in lines.all)
+
+
+def test_what_is_logged_as_the_sender_is_made_is_a_line(
+    otlp: OtlpReceiver, monkeypatch: pytest.MonkeyPatch, installed: Logs, lines: Lines
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", otlp.endpoint)
+    resource = telemetry.resource
+
+    def with_a_word(settings: Settings) -> Any:
+        word = threading.Thread(
+            target=logging.getLogger("anything").warning, args=("while it is made",), daemon=True
+        )
+        word.start()
+        word.join(PATIENCE_SECONDS)
+        return resource(settings)
+
+    monkeypatch.setattr(telemetry, "resource", with_a_word)
+    installed.install()
+
+    logging.getLogger("orders").info("x")  # holds the lock of its handler meanwhile
+    eventually(lambda: len(lines.all) == 2)
+    installed.close()
+
+    assert [line["msg"] for line in lines.all] == ["x", "while it is made"]
+    sent = eventually(lambda: {record.body.string_value for record in otlp.logs})
+    assert sent == {"x", "while it is made"}
 
 
 def test_logs_are_not_sent_when_their_exporter_is_none(

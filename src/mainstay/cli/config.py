@@ -17,6 +17,7 @@ import typer
 from mainstay.config import Settings, Sources, examples
 from mainstay.config.fields import groups
 from mainstay.config.messages import did_you_mean
+from mainstay.config.settings import with_prefix
 from mainstay.errors import Misconfigured
 from mainstay.processes import manifest
 from mainstay.processes.manifest import NotDeclared, ServiceSpec
@@ -33,12 +34,14 @@ class Subject:
         folder: Where its ``.env`` and ``config.yml`` are.
         settings: Its settings class.
         sources: What its processes would read.
+        targets: What its processes run, ``module:attribute``.
     """
 
     name: str
     folder: Path
     settings: type[Settings]
     sources: Sources
+    targets: tuple[str, ...] = ()
 
 
 def config(
@@ -108,6 +111,7 @@ def subjects(name: str | None, start: Path | None = None) -> Iterator[Subject]:
             each.path,
             settings_class(each),
             Sources(each.path, environ, embedded=here.embedded),
+            tuple(process.target for process in each.processes if process.target),
         )
 
 
@@ -139,17 +143,7 @@ def settings_class(service: ServiceSpec) -> type[Settings]:
                 f"[service.{service.name}] settings = {target!r} names no settings class: it is "
                 f'"module:attribute" of a subclass of mainstay.Settings'
             )
-    return _with_prefix(service.prefix)
-
-
-def _with_prefix(prefix: str) -> type[Settings]:
-    if prefix == Settings.env_prefix:
-        return Settings
-
-    class OfService(Settings, prefix=prefix):
-        """The settings of every service, under another prefix."""
-
-    return OfService
+    return with_prefix(service.prefix)
 
 
 def _is_project(start: Path | None) -> bool:

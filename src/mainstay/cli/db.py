@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -39,6 +39,34 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
 @app.command()
+def init(
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A module that defines tables, or a package of them, as it is imported: "
+            "shop.models. Else those that the service names."
+        ),
+    ] = None,
+    service: OneService = None,
+) -> None:
+    """Write what Alembic needs for one service's migrations; overwrites nothing."""
+    from mainstay.resources.sqlalchemy import initial
+
+    each = _one(service, "gets migrations")
+    named = models or each.models()
+    if not named:
+        raise Misconfigured(
+            f"nothing says which modules define the tables of {each.name}: name them here, with "
+            f"--models, or for its processes, Database(models=…)"
+        )
+    initial.write(each.path, each.name, type(each.settings), named, say=_teller(each))
+    _teller(each)(
+        "next: `mainstay db revision --autogenerate -m …` writes a migration, `mainstay db "
+        "upgrade` applies it"
+    )
+
+
+@app.command()
 def upgrade(service: Service = None) -> None:
     """Bring databases to the newest schema: Mainstay's tables first, then the service's.
 
@@ -48,6 +76,8 @@ def upgrade(service: Service = None) -> None:
 
     for each in _with_database(service):
         migrate.upgrade(_url(each), each.path, say=_teller(each))
+        if not _has_migrations(each):
+            typer.echo(f"{each.name}: {each.path} {migrate.NO_MIGRATIONS}")
 
 
 @app.command()
@@ -61,8 +91,8 @@ def downgrade(
     from mainstay.resources.sqlalchemy import migrate
 
     each = _one(service, "goes back")
-    if not (each.path / "alembic.ini").is_file():
-        raise Misconfigured(f"{each.path} has no alembic.ini, so it has no migrations")
+    if not _has_migrations(each):
+        raise Misconfigured(f"{each.path} {migrate.NO_MIGRATIONS}")
     migrate.downgrade(_url(each), each.path, revision, say=_teller(each))
 
 
@@ -103,9 +133,8 @@ def current(service: Service = None, as_json: Json = False) -> None:
         return
     for each, positions in found:
         for one in positions:
-            state = "newest" if one.is_at_head else f"lacks {', '.join(one.pending)}"
             at = ", ".join(one.current) or "nothing yet"
-            typer.echo(f"{each.name}: {one.tree} at {at} ({state})")
+            typer.echo(f"{each.name}: {one.tree} at {at} ({one.state})")
 
 
 @app.command()
@@ -114,7 +143,7 @@ def check(service: Service = None, as_json: Json = False) -> None:
     from mainstay.resources.sqlalchemy import migrate
 
     found = {
-        each.name: migrate.check(_url(each), each.path, models=each.settings.model_discovery_paths)
+        each.name: migrate.check(_url(each), each.path, models=_models(each))
         for each in _with_database(service)
     }
     if as_json:
@@ -164,6 +193,17 @@ def _one(service: str | None, verb: str) -> ServiceHandle:
     return found[0]
 
 
+def _has_migrations(service: ServiceHandle) -> bool:
+    return (service.path / "alembic.ini").is_file()
+
+
+def _models(service: ServiceHandle) -> Sequence[str]:
+    # Where there are migrations, their env.py knows the rest, and no application is imported.
+    if _has_migrations(service):
+        return service.settings.model_discovery_paths
+    return service.models()
+
+
 def _url(service: ServiceHandle) -> str:
     return str(service.settings.need("database_url"))
 
@@ -178,6 +218,7 @@ def _document(position: Position) -> dict[str, object]:
         "current": list(position.current),
         "heads": list(position.heads),
         "pending": list(position.pending),
+        "unknown": list(position.unknown),
     }
 
 

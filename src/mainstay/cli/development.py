@@ -22,6 +22,7 @@ from mainstay.cli.launching import (
 )
 from mainstay.cli.servers import Servers, forget_servers
 from mainstay.cli.signals import Interrupted, Signals, when_the_terminal_closes
+from mainstay.config.loading import family
 from mainstay.errors import MainstayError, Misconfigured
 from mainstay.processes import environment, readiness, state, strays
 from mainstay.processes.environment import Told
@@ -95,6 +96,7 @@ class _Project:
         services = services_of(manifest, processes)
         refuse_missing_folders(manifest, services)
         told = {service.name: Told.read(service, os.environ) for service in manifest.services}
+        processes = tuple(environment.scaled(each, told[each.service]) for each in processes)
         if len(processes) == 1:
             processes = (environment.alone(processes[0], told[services[0].name]),)
         folder = state.state_folder(manifest.project)
@@ -132,13 +134,13 @@ class _Project:
 
     def start_servers(self) -> None:
         """Start the servers that no variable names, and give the services their addresses."""
-        embedded = [s for s in self.services if s.database and not self._names(s, "DATABASE_URL")]
+        embedded = [s for s in self.services if s.database and not self._names(s, "database_url")]
         servers = Servers(
             self.state,
             held=self.leash,
             note=self.output.note,
             postgres=bool(embedded),
-            valkey=not all(self._names(service, "REDIS_URL") for service in self.services),
+            valkey=not all(self._names(service, "redis_url") for service in self.services),
         )
         self.servers = servers
         self.undo.callback(servers.stop)
@@ -150,7 +152,7 @@ class _Project:
             given: dict[str, str] = {}
             if servers.postgres is not None and service in embedded:
                 given["DATABASE_URL"] = servers.postgres.url(service.name)
-            if servers.valkey is not None and not self._names(service, "REDIS_URL"):
+            if servers.valkey is not None and not self._names(service, "redis_url"):
                 given["REDIS_URL"] = servers.valkey.url()
             self.common[service.name] = environment.service_environment(
                 service, self.told[service.name], servers=given, secrets=secrets
@@ -241,13 +243,13 @@ class _Project:
         self.undo.callback(watcher.stop)
         watcher.start()
 
-    def _names(self, service: ServiceSpec, variable: str) -> bool:
-        return self.told[service.name].names(variable)
+    def _names(self, service: ServiceSpec, setting: str) -> bool:
+        return self.told[service.name].names(*family(setting))
 
     def _log_format(self, process: ProcessSpec) -> dict[str, str]:
         # People read a terminal, programs the rest; the processes themselves see a pipe.
         told = self.told[process.service]
-        if told.names("*LOG_FORMAT") or not sys.stdout.isatty():
+        if told.names("log_format") or not sys.stdout.isatty():
             return {}
         return {f"{told.prefix}LOG_FORMAT": "text"}
 

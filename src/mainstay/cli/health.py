@@ -58,9 +58,12 @@ def health(
 
 
 def _port(project: Manifest, process: ProcessSpec, *, alone: bool) -> int | None:
-    which = "PORT" if process.kind == "http" else "METRICS_PORT"
-    named = os.environ.get(f"{project.service_of(process).prefix}{which}", "")
-    return int(named) if alone and named.isdecimal() else process.health_port
+    from mainstay.processes import environment
+
+    if alone:
+        told = environment.Told.read(project.service_of(process), os.environ)
+        process = environment.alone(process, told)
+    return process.health_port
 
 
 def _judge(project: Manifest, process: ProcessSpec, port: int | None) -> Verdict:

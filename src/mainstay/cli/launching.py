@@ -49,7 +49,7 @@ def launch(
             alone=mode == "dev",
         ),
         env=process_environment(
-            process, service, mode=mode, common=common, state=state, environ=environ
+            process, service, told=told, mode=mode, common=common, state=state, environ=environ
         ),
         folder=service.path,
         patience_seconds=told.drain_seconds(mode) + grace_seconds + _CLOSING_SECONDS,

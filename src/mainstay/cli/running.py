@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mainstay.cli.launching import (
     launch,
@@ -32,13 +32,14 @@ def run_processes(names: Iterable[str]) -> int:
             `Misconfigured`.
     """
     manifest = load(find())
-    processes = manifest.select(names)
+    processes: Sequence[ProcessSpec] = manifest.select(names)
     if not processes:
         raise Misconfigured(f"{manifest.path} declares no process: add [service.NAME.process.NAME]")
     services = services_of(manifest, processes)
     refuse_missing_folders(manifest, services)
     told = {service.name: Told.read(service, os.environ) for service in services}
     _refuse_unnamed_servers(services, processes, told)
+    processes = [environment.scaled(each, told[each.service]) for each in processes]
     if len(processes) == 1:
         process = environment.alone(processes[0], told[processes[0].service])
         refuse_taken_ports([process], _hosts(told))
@@ -71,7 +72,7 @@ def _launches(
     for process in processes:
         service = manifest.service_of(process)
         called = f"{service.prefix}SERVICE_NAME"
-        named = told[service.name].names("*SERVICE_NAME")
+        named = told[service.name].names("service_name")
         launches.append(
             launch(
                 process,

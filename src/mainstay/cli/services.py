@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 
 from mainstay.cli.config import subjects
@@ -11,6 +14,7 @@ from mainstay.config import Settings
 from mainstay.errors import Misconfigured
 from mainstay.processes import manifest
 from mainstay.processes.manifest import Manifest, ServiceSpec
+from mainstay.service import Resource, Service, services_of
 
 __all__ = ["ServiceHandle", "selected"]
 
@@ -24,11 +28,47 @@ class ServiceHandle:
         path: The service's folder.
         settings: What its processes would be told, embedded servers of a running
             ``mainstay dev`` included.
+        environ: Their environment.
+        targets: What they run, ``module:attribute``.
     """
 
     name: str
     path: Path
     settings: Settings
+    environ: Mapping[str, str] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+
+    def models(self) -> tuple[str, ...]:
+        """Return the modules that define its tables: those that `model_discovery_paths` names,
+        else those of the `Database` that its processes hold.
+
+        Raises:
+            Misconfigured: What a process runs cannot be imported.
+        """
+        if self.settings.model_discovery_paths:
+            return self.settings.model_discovery_paths
+        from mainstay.resources.sqlalchemy import Database
+
+        found: dict[str, None] = {}
+        with self._as_its_processes():
+            held = [each for target in self.targets for each in _held(target)]
+        for each in held:
+            database = each.find(Database) if isinstance(each, Service) else each
+            if isinstance(database, Database):
+                found |= dict.fromkeys(database.models)
+        return tuple(found)
+
+    @contextmanager
+    def _as_its_processes(self) -> Iterator[None]:
+        """Have what is imported see the environment and the working folder of its processes."""
+        before = dict(os.environ)
+        os.environ.update(self.environ)
+        try:
+            with chdir(self.path):
+                yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
 
 
 def selected(
@@ -60,7 +100,28 @@ def selected(
 def _handle(name: str | None, start: Path | None) -> ServiceHandle:
     subject = next(subjects(name, start))
     settings = subject.settings.load_from(subject.sources)
-    return ServiceHandle(subject.name or settings.service_name, subject.folder, settings)
+    return ServiceHandle(
+        subject.name or settings.service_name,
+        subject.folder,
+        settings,
+        subject.sources.environ,
+        subject.targets,
+    )
+
+
+def _held(target: str) -> list[Service | Resource]:
+    """Import what a process runs; return the services and the resources that are named there."""
+    name, _, attribute = target.partition(":")
+    try:
+        module = import_module(name)
+    except Exception as error:
+        raise Misconfigured(
+            f"{name} cannot be imported, so which tables its models define is not known: "
+            f"{type(error).__name__}: {error}. MODEL_DISCOVERY_PATHS may name the models instead"
+        ) from error
+    # By their types: a proxy such as Flask's `request` must not be asked what it is outside of one.
+    named = [each for each in vars(module).values() if issubclass(type(each), Service | Resource)]
+    return [*named, *services_of(getattr(module, attribute, None))]
 
 
 def _names(

@@ -46,6 +46,10 @@ A variable that is empty names nothing.
 Something that does not fit stops the start with exit code 78.
 One message then names each bad setting, where it was read and what is accepted.
 `mainstay config` shows what a service has read, and from where.
+
+`Settings()`, of the service's own class too, reads all of them, and keyword arguments win:
+`Settings(port=0)`.
+For tests, `Settings.load_from(Sources.none(), env="test")` reads none.
 """
 
 

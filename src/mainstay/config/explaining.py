@@ -69,6 +69,9 @@ def _problem(
     value = "" if found is None else _quoted(name, field, found.value)
     place = settings.variables(name)[0] if found is None else found.place
     reason = _reason(detail)
+    if found is not None and fields.may_hold_secret(name, field):
+        for _, text in fields.secrets_of(name, found.value):
+            reason = reason.replace(text, fields.MASK) if text else reason
     return Problem(
         name,
         f"{value}{place}: not accepted{reason}; accepted is {fields.accepts(field)}",
@@ -80,7 +83,7 @@ def _quoted(name: str, field: Any, value: object) -> str:
     """The value itself, where it can be no secret: a URL that cannot be read may hold one."""
     text = str(value)
     takes_url = "url" in name or "://" in fields.accepts(field)
-    if fields.is_secret(name, field) or takes_url or "://" in text:
+    if fields.may_hold_secret(name, field) or takes_url or "://" in text:
         return ""
     if len(text) > _LONGEST_VALUE:
         text = text[:_LONGEST_VALUE] + "…"

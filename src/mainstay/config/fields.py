@@ -6,15 +6,26 @@ loader, by messages, by ``mainstay config`` and by the example files.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from dataclasses import fields as records
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from annotated_types import Ge, Gt, Le, Lt, MaxLen, MinLen
-from pydantic import BaseModel, SecretBytes, SecretStr
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+from typing_extensions import is_typeddict
 
 from mainstay.config import urls
 
@@ -29,15 +40,20 @@ __all__ = [
     "has_literal_default",
     "inherit",
     "is_flag",
+    "is_named_secret",
     "is_secret",
     "is_sequence",
     "is_structure",
     "masked",
+    "may_hold_secret",
     "names",
+    "secrets_of",
     "shown",
 ]
 
 PREFIX = "<PREFIX>"
+MASK = "***"
+_SEVERAL = (list, tuple, set, frozenset)
 _SECRET_NAME = re.compile(
     r"(^|_)(secret|password|passwd|pass|token|credential|dsn)s?(_|$)|(^|_)keys?$"
 )
@@ -170,10 +186,15 @@ def has_literal_default(field: FieldInfo) -> bool:
 def is_secret(name: str, field: FieldInfo) -> bool:
     """Must no part of the value be shown? By its type, or as a text by what its name says."""
     kinds = list(_types(field))
-    if SecretStr in kinds or SecretBytes in kinds:
+    if any(hasattr(get_origin(kind) or kind, "get_secret_value") for kind in kinds):
         return True
     is_text = str in kinds or is_sequence(field) or is_structure(field)
-    return is_text and _SECRET_NAME.search(name) is not None
+    return is_text and is_named_secret(name)
+
+
+def is_named_secret(name: str) -> bool:
+    """Does its name say that a text is a secret?"""
+    return _SECRET_NAME.search(name) is not None
 
 
 def inherit(field: FieldInfo, base: FieldInfo) -> None:
@@ -199,31 +220,43 @@ def is_flag(field: FieldInfo) -> bool:
 
 def is_sequence(field: FieldInfo) -> bool:
     """Does the setting hold several values, which one variable gives with commas between?"""
-    return any(
-        (get_origin(kind) or kind) in (list, tuple, set, frozenset) for kind in _types(field)
-    )
+    return any((get_origin(kind) or kind) in _SEVERAL for kind in _types(field))
 
 
 def is_structure(field: FieldInfo) -> bool:
-    """Does the setting hold a mapping or a model, which a variable gives as JSON?"""
+    """Does the setting hold a mapping or a record, which a variable gives as JSON?"""
     return any(
-        (get_origin(kind) or kind) in (dict, Mapping)
-        or (isinstance(kind, type) and issubclass(kind, BaseModel))
-        for kind in _types(field)
+        (get_origin(kind) or kind) in (dict, Mapping) or _is_record(kind) for kind in _types(field)
     )
 
 
+def may_hold_secret(name: str, field: FieldInfo) -> bool:
+    """May a part of the value be a secret, however deep inside of it? A mapping may hold any."""
+    return is_secret(name, field) or _may_hold(field.annotation, name, set())
+
+
 def masked(name: str, field: FieldInfo, value: Any) -> Any:
-    """Return a value as JSON may hold it, secrets and passwords masked."""
-    if value is None:
-        return None
-    if is_secret(name, field):
-        return "***"
-    if isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, tuple | list | set | frozenset):
-        return [urls.mask(str(one)) for one in value]
-    return urls.mask(str(value))
+    """Return a value as JSON may hold it, secrets and passwords masked, also those inside of it:
+    by their types, or as texts by what their own names say.
+    """
+    return MASK if value is not None and is_secret(name, field) else _masked(name, value)
+
+
+def secrets_of(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield each text in a value that its type makes a secret, or that may be one, with its name.
+
+    The name is empty for what is a secret by its type.
+    """
+    if hasattr(value, "get_secret_value"):
+        for _, text in secrets_of("", value.get_secret_value()):
+            yield "", text
+    elif isinstance(value, bytes):
+        yield name, value.decode(errors="replace")
+    elif isinstance(value, str):
+        yield name, value
+    else:
+        for inner, part in _parts(name, value):
+            yield from secrets_of(inner, part)
 
 
 def shown(name: str, field: FieldInfo, value: Any) -> str:
@@ -235,10 +268,69 @@ def shown(name: str, field: FieldInfo, value: Any) -> str:
             return "true" if flag else "false"
         case float() as number if number.is_integer():
             return str(int(number))
-        case list() as several:
-            return ",".join(several)
+        case list() as several if not any(isinstance(one, dict | list) for one in several):
+            return ",".join(str(one) for one in several)
+        case dict() | list() as structure:
+            return json.dumps(structure, ensure_ascii=False)
         case other:
             return str(other)
+
+
+def _masked(name: str, value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if hasattr(value, "get_secret_value") or is_named_secret(name):
+        return MASK
+    if _is_named(value):
+        return {inner: _masked(inner, part) for inner, part in _parts(name, value)}
+    if isinstance(value, _SEVERAL):
+        return [_masked(inner, part) for inner, part in _parts(name, value)]
+    return urls.mask(str(value))
+
+
+def _is_named(value: Any) -> bool:
+    is_record = is_dataclass(value) and not isinstance(value, type)
+    return is_record or isinstance(value, BaseModel | Mapping)
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value is made of, with the names that it has there."""
+    match value:
+        case BaseModel():
+            yield from value
+        case Mapping():
+            yield from ((str(key), part) for key, part in value.items())
+        case list() | tuple() | set() | frozenset():
+            yield from ((name, part) for part in value)
+        case _ if _is_named(value):
+            yield from ((each.name, getattr(value, each.name)) for each in records(value))
+
+
+def _is_record(kind: Any) -> bool:
+    is_model = isinstance(kind, type) and issubclass(kind, BaseModel)
+    return is_model or is_dataclass(kind) or is_typeddict(kind)
+
+
+def _may_hold(kind: Any, name: str, seen: set[Any]) -> bool:
+    origin = get_origin(kind)
+    if origin is Annotated:
+        return _may_hold(kind.__origin__, name, seen)
+    made_of = origin or kind
+    if hasattr(made_of, "get_secret_value"):
+        return True
+    if made_of in (dict, Mapping):
+        inner = get_args(kind)[1:]
+        return not inner or _may_hold(inner[0], "secret", seen)  # its key may call it so
+    if made_of is Any:
+        return True
+    if made_of in (str, bytes):
+        return is_named_secret(name)
+    if isinstance(made_of, type) and made_of not in seen:
+        seen.add(made_of)
+        hints = get_type_hints(made_of) if _is_record(made_of) else {}
+        if any(_may_hold(part, each, seen) for each, part in hints.items()):
+            return True
+    return any(_may_hold(part, name, seen) for part in get_args(kind))
 
 
 def _read(field: FieldInfo) -> Read | None:

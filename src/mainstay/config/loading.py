@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mainstay.config import fields, urls
@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
     from mainstay.config.settings import Settings
 
-__all__ = ["collect"]
+__all__ = ["collect", "family"]
 
 # What `mainstay dev` gave is left out when somebody named another setting of its family: the
-# async URL of the embedded database must not stand beside the sync URL of another.
+# async URL of the embedded database must not stand beside the sync URL of another. So is all that
+# was read when a keyword argument gives another setting of its family.
 _FAMILIES = (
     frozenset({"database_url", "async_database_url"}),
     frozenset({"rabbitmq_url", "rabbitmq_management_url"}),
@@ -39,7 +40,7 @@ def collect(
     reader = _Reader(settings, sources.open(problems), problems)
     known = [name for name in settings.model_fields if name != "config_path"]
     path = given.get("config_path") or reader.text("config_path")
-    reader.sources += sources.file(path, known, problems)
+    reader.sources += sources.file(path and str(path), known, problems)
     # A process that is told where it runs, and that it is not here, does not take what is here.
     if environment(given.get("env") or reader.text("env") or "dev") == "dev":
         default = settings.model_fields["service_name"].default
@@ -52,6 +53,11 @@ def collect(
             found[name] = one
     _leave_out(found, given)
     return found, problems
+
+
+def family(name: str) -> frozenset[str]:
+    """Return the settings of which one stands for setting *name*, itself among them."""
+    return next((each for each in _FAMILIES if name in each), frozenset({name}))
 
 
 class _Reader:
@@ -164,10 +170,11 @@ def _decoded(name: str, field: FieldInfo, value: Any) -> Any:
     return value
 
 
-def _leave_out(found: dict[str, Found], given: Collection[str]) -> None:
+def _leave_out(found: dict[str, Found], given: Mapping[str, Any]) -> None:
     for family in _FAMILIES:
         members = family & found.keys()
-        if family & set(given) or any(found[name].origin != EMBEDDED for name in members):
-            for name in members:
-                if found[name].origin == EMBEDDED:
-                    del found[name]
+        is_given = any(given.get(name) is not None for name in family)
+        is_named = family & set(given) or any(found[name].origin != EMBEDDED for name in members)
+        for name in members:
+            if is_given or (is_named and found[name].origin == EMBEDDED):
+                del found[name]

@@ -49,12 +49,12 @@ from mainstay.config.values import (
     WholeSeconds,
 )
 
-__all__ = ["Settings"]
+__all__ = ["Settings", "with_prefix"]
 
 _PREFIX = re.compile(r"[A-Z][A-Z0-9_]*_")
 _SOFT = frozenset({"dev", "test"})
-# Under a name that no setting can have, the loader hands over where each value was read.
-_READ = "<read>"
+# Under a name that no setting can have, `load_from` hands over what is to be read.
+_SOURCES = "<sources>"
 
 _FOR_TOKENS = "none: needed where tokens are used"
 _FOR_PAGES = "none: needed where pages are served"
@@ -82,9 +82,10 @@ def _idempotency_store(data: dict[str, Any]) -> Literal["database", "redis"] | N
 class Settings(BaseModel):
     """What a process is told from outside.
 
-    ``Settings.load()`` reads every source and is what a process uses.
-    ``Settings(env="test", …)`` reads none: values given and defaults, for tests.
-    Both refuse settings that do not fit with one :class:`~mainstay.errors.Misconfigured`.
+    ``Settings()`` reads every source, as settings of pydantic-settings do: environment, secret
+    files, ``.env``, YAML file, ``mainstay dev``. Keyword arguments win over all of them.
+    ``Settings.load_from(Sources.none(), env="test")`` reads none, for tests. Settings that do not
+    fit are refused with one :class:`~mainstay.errors.Misconfigured`, which names all of them.
 
     A service adds fields of its own, and may choose another prefix for its variables::
 
@@ -391,10 +392,14 @@ class Settings(BaseModel):
     if not TYPE_CHECKING:  # a type checker sees the fields as keyword arguments
 
         def __init__(self, **values: Any) -> None:
-            """Check every value, then all of them together, and answer with one message."""
-            found, problems = values.pop(_READ, ({}, []))
+            """Read what is not given, check every value, then all of them together, and answer
+            with one message.
+            """
+            sources = values.pop(_SOURCES, None) or Sources.here()
+            found, problems = collect(type(self), sources, values)
             by_hand = {n: Found(one, "given", "a keyword argument") for n, one in values.items()}
             places = by_hand | found
+            values = {name: one.value for name, one in places.items()}
             named = _named(problems)
             values.setdefault("version", _package_version(type(self).__module__.partition(".")[0]))
             if values.get("database_url") is None and values.get("async_database_url") is not None:
@@ -443,22 +448,17 @@ class Settings(BaseModel):
 
     @classmethod
     def load(cls, **overrides: Any) -> Self:
-        """Read every source: environment, secret files, ``.env``, YAML file, ``mainstay dev``.
-
-        Args:
-            overrides: Values that win over all sources.
+        """Do as the class itself, called with *overrides*: a name for where a verb reads better.
 
         Raises:
             Misconfigured: Something does not fit; one message names everything that does not.
         """
-        return cls.load_from(Sources.here(), **overrides)
+        return cls(**overrides)
 
     @classmethod
     def load_from(cls, sources: Sources, **overrides: Any) -> Self:
         """Read *sources* instead of this process' own; else as :meth:`load`."""
-        found, problems = collect(cls, sources, overrides)
-        values: dict[str, Any] = {name: one.value for name, one in found.items()}
-        return cls(**{**values, **overrides, _READ: (found, problems)})
+        return cls(**{**overrides, _SOURCES: sources})
 
     # --- asking ----------------------------------------------------------------------------
 
@@ -538,6 +538,17 @@ class Settings(BaseModel):
         if name not in cls.model_fields:
             hint = did_you_mean(name, cls.model_fields)
             raise KeyError(f"{cls.__qualname__} has no setting {name!r}{hint}")
+
+
+def with_prefix(prefix: str) -> type[Settings]:
+    """Return the settings of every service, under *prefix*."""
+    if prefix == Settings.env_prefix:
+        return Settings
+
+    class OfService(Settings, prefix=prefix):
+        """The settings of every service, under another prefix."""
+
+    return OfService
 
 
 def _named(problems: Iterable[Problem]) -> set[str]:

@@ -71,6 +71,12 @@ class Sources:
         embedded = os.environ.get("MAINSTAY_EMBEDDED", "1") != "0"
         return cls(Path.cwd(), os.environ, embedded=embedded)
 
+    @classmethod
+    def none(cls) -> Sources:
+        """Return sources that name nothing, for settings of given values and defaults alone."""
+        nowhere = Path(os.devnull)
+        return cls(nowhere, {}, secrets=nowhere, embedded=False)
+
     def open(self, problems: list[Problem]) -> list[Source]:
         """Return the sources that need no other setting, in their order."""
         return [

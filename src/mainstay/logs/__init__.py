@@ -15,7 +15,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from types import TracebackType
+from importlib import import_module
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, BinaryIO
 
 import orjson
@@ -27,11 +28,11 @@ from mainstay.logs.clock import Clock
 from mainstay.logs.line import Line
 from mainstay.logs.output import Output
 from mainstay.logs.redaction import Redaction
+from mainstay.logs.sender import Sender
 from mainstay.logs.text import as_text
 
 if TYPE_CHECKING:
     from mainstay.config import Settings
-    from mainstay.logs.sender import Sender
 
 __all__ = ["Handler", "Line", "Logs"]
 
@@ -130,7 +131,8 @@ class Logs:
         logging.captureWarnings(True)
         sys.excepthook = self._crashed
         threading.excepthook = self._thread_crashed
-        self._is_sent = otlp.is_sent("logs")
+        # Imported before a line needs it, and is sent: an import takes locks, and may log.
+        self._is_sent = otlp.is_sent("logs") and otlp.opened("logs", _imported) is not None
         self.edition += 1
 
     def write(
@@ -297,28 +299,20 @@ class Logs:
         return orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE)
 
     def _send(self, record: dict[str, object]) -> None:
-        if self._sender is None or self._sender_pid != os.getpid():
+        sender = self._sender
+        if sender is None or self._sender_pid != os.getpid():
+            # Nothing that logs may happen under this lock.
             with self._sender_lock:
                 if self._sender is None or self._sender_pid != os.getpid():
                     # Made in the process that writes: its thread would not survive a fork.
-                    self._sender = self._opened()
+                    self._sender = Sender(self._settings)
                     self._sender_pid = os.getpid()
-        if self._sender is not None:
-            self._sender.take(record)
-
-    def _opened(self) -> Sender | None:
-        try:
-            from mainstay.logs.sender import Sender
-        except ImportError as error:
+                    atexit.register(self.close)
+                sender = self._sender
+        sender.take(record)
+        if sender.has_failed:
             self._is_sent = False
-            self.write(
-                "warning",
-                "mainstay.telemetry",
-                f"logs are not sent, OpenTelemetry cannot be imported: {error}",
-            )
-            return None
-        atexit.register(self.close)
-        return Sender(self._settings)
+            self.edition += 1
 
     def _crashed(
         self, kind: type[BaseException], error: BaseException, stack: TracebackType | None
@@ -369,6 +363,10 @@ class Handler(logging.Handler):
             record.exc_info[1] if record.exc_info else None,
             fields,
         )
+
+
+def _imported() -> ModuleType:
+    return import_module("mainstay.logs.records")
 
 
 def _named(fields: Mapping[str, object]) -> Mapping[str, object]:

@@ -13,7 +13,7 @@ from datetime import date, time
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from pydantic import SecretStr
+from mainstay.config.fields import is_named_secret, secrets_of
 
 __all__ = ["MASK", "Redaction", "is_secret_name"]
 
@@ -21,6 +21,8 @@ MASK = "***"
 
 # Shorter values are no secrets, and hiding them would tear holes into other words.
 _SHORTEST_HIDDEN = 4
+# The passwords of servers that are fresh from their package are words of their own.
+_PUBLIC = frozenset({"guest", "postgres"})
 _DEEPEST = 8
 _LONGEST = 16_384
 _WIDEST = 1 << 63  # the integers that every reader of JSON can take
@@ -86,14 +88,18 @@ class Redaction:
         self._clean, self._names = set(), set()
 
     def hide_all(self, settings: object) -> None:
-        """Hide every secret that *settings* hold, and the passwords in their URLs."""
-        for value in getattr(settings, "__dict__", {}).values():
-            if isinstance(value, SecretStr):
-                value = value.get_secret_value()  # noqa: PLW2901 - what it holds
-                self.hide(value)
-            if isinstance(value, str) and "://" in value and (password := _password_in(value)):
-                self.hide(password)
-                self.hide(unquote(password))
+        """Hide every secret that *settings* hold, however deep inside, and the passwords in their
+        URLs.
+        """
+        for name, value in getattr(settings, "__dict__", {}).items():
+            for inner, text in secrets_of(name, value):
+                if "://" in text and (password := _password_in(text)):
+                    self.hide(password)
+                    self.hide(unquote(password))
+                # By both rules: the issuer of a JWT, and the key of a partition, are words.
+                is_named = is_named_secret(inner) and is_secret_name(inner)
+                if not inner or (is_named and text not in _PUBLIC):
+                    self.hide(text)
 
     def passes(self, text: str) -> bool:
         """May *text* be written as it is? Never wrong about a yes."""
@@ -180,8 +186,7 @@ def _password_in(url: str) -> str | None:
         password = parts.password
     except ValueError:
         return None
-    # The public passwords of servers that are fresh from their package are words of their own.
-    return None if password in {parts.username, "guest", "postgres"} else password
+    return None if password in {parts.username, *_PUBLIC} else password
 
 
 def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:

@@ -233,15 +233,16 @@ class Metrics:
     def _push(self) -> None:
         if self._pusher is not None and self._pusher_pid == os.getpid():
             return
-        try:
-            from mainstay.metrics.pusher import Pusher
-        except ImportError as error:
-            _logger.warning("metrics are not sent, OpenTelemetry cannot be imported: %s", error)
-            return
-        self._pusher = Pusher(self._settings, self.collect, directory=self._made.directory)
+        self._pusher = otlp.opened("metrics", self._open_pusher)
         self._pusher_pid = os.getpid()
+
+    def _open_pusher(self) -> Pusher:
+        from mainstay.metrics.pusher import Pusher
+
+        made = Pusher(self._settings, self.collect, directory=self._made.directory)
         # A process that is not stopped by the book sends its last numbers all the same.
         atexit.register(self.close)
+        return made
 
     @property
     def _made(self) -> Instruments:

@@ -192,7 +192,13 @@ def _histogram_points(
 
 
 def _interval_seconds() -> float:
+    named = os.environ.get("OTEL_METRIC_EXPORT_INTERVAL", "").strip()
     try:
-        return max(int(os.environ["OTEL_METRIC_EXPORT_INTERVAL"]) / 1000, 0.1)
-    except (KeyError, ValueError):
+        return max(int(named) / 1000, 0.1) if named else _DEFAULT_INTERVAL_SECONDS
+    except ValueError:
+        _logger.warning(
+            "OTEL_METRIC_EXPORT_INTERVAL is no number of milliseconds: metrics are sent every "
+            "%g seconds",
+            _DEFAULT_INTERVAL_SECONDS,
+        )
         return _DEFAULT_INTERVAL_SECONDS

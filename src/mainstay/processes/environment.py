@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from mainstay.config import Found, Settings, Sources
+from mainstay.config.loading import collect, family
+from mainstay.config.settings import with_prefix
 from mainstay.processes.manifest import ProcessSpec, ServiceSpec
 
 __all__ = [
-    "DATABASE",
     "MARK",
     "Mode",
     "Told",
@@ -26,6 +30,7 @@ __all__ = [
     "prepare",
     "process_environment",
     "python_path",
+    "scaled",
     "service_environment",
     "unnamed_servers",
 ]
@@ -35,110 +40,99 @@ Mode = Literal["dev", "run"]
 MARK = "MAINSTAY_RUN"
 """Says to which project's ``mainstay dev`` a process belongs."""
 
-DATABASE = "DATABASE_URL"
-
-# What stands for each generated variable: where one of these is named, it is not generated.
-# `*` is the service's prefix.
-_SAME = {
-    DATABASE: (
-        *("*DATABASE_URL", "DATABASE_URL", "SQLALCHEMY_DATABASE_URI", "ASYNC_DATABASE_URL"),
-        *("DATABASE_HOST", "POSTGRES_HOST"),
-    ),
-    "REDIS_URL": ("*REDIS_URL", "REDIS_URL"),
-    "RABBITMQ_URL": ("*RABBITMQ_URL", "RABBITMQ_URL", "RABBITMQ_HOST"),
-    "CELERY_BROKER_URL": ("CELERY_BROKER_URL",),
-    "CELERY_RESULT_BACKEND": ("CELERY_RESULT_BACKEND", "RESULT_BACKEND_URL"),
-    "JWT_SECRET_KEY": (
-        *("*JWT_SECRET_KEY", "JWT_SECRET_KEY", "*JWT_PRIVATE_KEY", "JWT_PRIVATE_KEY"),
-        *("*JWT_JWKS_URL", "JWT_JWKS_URL"),
-    ),
-    "*SECRET_KEY": ("*SECRET_KEY", "FLASK_SECRET_KEY"),
-    "*ENV": ("*ENV", "FLASK_ENV"),
-    "*SERVICE_NAME": ("*SERVICE_NAME", "*NAME", "SERVICE_NAME", "OTEL_SERVICE_NAME"),
+# What dev generates, by the settings that are read from it: where one of these is named, it is not
+# generated. `*` is the service's prefix.
+_GENERATED: Mapping[str, Collection[str]] = {
+    "DATABASE_URL": family("database_url"),
+    "REDIS_URL": family("redis_url"),
+    "CELERY_BROKER_URL": family("celery_broker_url"),
+    "CELERY_RESULT_BACKEND": family("celery_result_backend"),
+    "JWT_SECRET_KEY": family("jwt_secret_key"),
+    "*SECRET_KEY": family("secret_key"),
+    "*ENV": family("env"),
+    "*SERVICE_NAME": family("service_name"),
+    "*GRACE_SECONDS": family("grace_seconds"),
 }
 
 # The servers that a process needs from outside when nothing is embedded, by its kind.
 _BROKERS = {
-    "tasks": ("CELERY_BROKER_URL",),
-    "beat": ("CELERY_BROKER_URL",),
-    "rpc": ("RABBITMQ_URL", "REDIS_URL"),
-    "events": ("REDIS_URL",),
-    "relay": ("REDIS_URL", "RABBITMQ_URL", "CELERY_BROKER_URL"),
+    "tasks": ("celery_broker_url",),
+    "beat": ("celery_broker_url",),
+    "rpc": ("rabbitmq_url", "redis_url"),
+    "events": ("redis_url",),
+    "relay": ("redis_url", "rabbitmq_url", "celery_broker_url"),
 }
 
-_DEV_GRACE_SECONDS, _GRACE_SECONDS, _DRAIN_SECONDS = 5.0, 25.0, 5.0
-_LAST_PORT, _MOST_WORKERS = 65_535, 10_000
-_SECRET_FILES = Path("/run/secrets")
+_DEV_GRACE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a service is told by its environment and its files, as far as starting it depends on it.
+    """What a service's settings read, as far as starting it depends on it.
 
-    A value out of a secret file is not read: that it is named is enough.
+    They are those that every service has: its own class is code of the service, and is imported
+    by its processes alone.
+
+    Args:
+        settings: The class, with the service's prefix.
+        found: Each setting that a source names.
+        wrong: Those that are named and cannot be read; the service itself refuses them.
     """
 
-    prefix: str
-    values: Mapping[str, str]
+    settings: type[Settings]
+    found: Mapping[str, Found]
+    wrong: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, service: ServiceSpec, environ: Mapping[str, str]) -> Told:
-        """Read the sources of settings that *service* has, the strongest last."""
-        values: dict[str, str] = {}
-        values |= _yaml_file(service, environ)
-        values |= _dotenv_file(service.path / ".env")
-        values |= {name.upper(): "(file)" for name in _names_in(_SECRET_FILES)}
-        values |= {
-            name.removesuffix("_FILE"): "(file)"
-            for name, value in environ.items()
-            if name.endswith("_FILE") and value
-        }
-        values |= {name: value for name, value in service.env.items() if value}
-        values |= {name: value for name, value in environ.items() if value.strip()}
-        return cls(service.prefix, values)
+        """Read the sources of settings that *service* has."""
+        settings = with_prefix(service.prefix)
+        sources = Sources(service.path, {**service.env, **environ}, embedded=False)
+        found, problems = collect(settings, sources, {})
+        return cls(settings, found, frozenset().union(*(each.settings for each in problems)))
 
-    def names(self, variable: str) -> bool:
-        """Tell whether *variable*, or one that stands for it, is named."""
-        same = _SAME.get(variable, (variable,))
-        return any(self._spelled(each) in self.values for each in same)
+    @property
+    def prefix(self) -> str:
+        return self.settings.env_prefix
 
-    def value(self, variable: str) -> str | None:
-        """Return the value of *variable*; ``*`` in it is the prefix."""
-        return self.values.get(self._spelled(variable))
+    def names(self, *settings: str) -> bool:
+        """Tell whether one of *settings* is named."""
+        return any(each in self.found or each in self.wrong for each in settings)
 
-    def seconds(self, variable: str, default: float) -> float:
-        """Return *variable* as a number; a value that is none is the service's to refuse."""
-        try:
-            return float(self.value(variable) or default)
-        except ValueError:
-            return default
+    def value(self, setting: str, default: Any = None) -> Any:
+        """Return the value of *setting*, *default* where it is not named.
 
-    def whole_number(self, variable: str, default: int | None, most: int) -> int | None:
-        """Return *variable* as a whole number, *default* where it is not named.
-
-        ``None`` for a value that is none: the service itself is to refuse it.
+        ``None`` for a value that does not fit: the service itself is to refuse it.
         """
-        value = self.value(variable)
-        if value is None:
+        if not self.names(setting):
             return default
-        return int(value) if value.isdecimal() and int(value) <= most else None
+        field = self.settings.model_fields[setting]
+        kind: Any = Annotated[field.annotation, *field.metadata]
+        try:
+            return TypeAdapter(kind).validate_python(self.found[setting].value)
+        except (KeyError, ValidationError):
+            return None
 
     def grace_seconds(self, mode: Mode) -> float:
         """Return how long work in hand may take once a process is asked to stop."""
-        default = _DEV_GRACE_SECONDS if mode == "dev" else _GRACE_SECONDS
-        return self.seconds("*GRACE_SECONDS", default)
+        default = _DEV_GRACE_SECONDS if mode == "dev" else self._default("grace_seconds", mode)
+        return float(self.value("grace_seconds") or default)
 
     def drain_seconds(self, mode: Mode) -> float:
         """Return how long a process still answers before that, while traffic goes away."""
-        return self.seconds("*DRAIN_DELAY_SECONDS", 0.0 if mode == "dev" else _DRAIN_SECONDS)
+        default = self._default("drain_delay_seconds", mode)
+        told = self.value("drain_delay_seconds")
+        return float(default if told is None else told)
 
     def host(self, mode: Mode) -> str:
         """Return the address to listen on: loopback in dev, all interfaces else."""
-        soft = mode == "dev" or self.value("*ENV") in ("dev", "development", "test")
-        return self.value("*HOST") or ("127.0.0.1" if soft else "0.0.0.0")  # noqa: S104
+        return str(self.value("host") or self._default("host", mode))
 
-    def _spelled(self, variable: str) -> str:
-        return variable.replace("*", self.prefix)
+    def _default(self, setting: str, mode: Mode) -> Any:
+        env = "dev" if mode == "dev" else self.settings.model_fields["env"].default
+        field = self.settings.model_fields[setting]
+        data = {"env": self.value("env", env)}
+        return field.get_default(call_default_factory=True, validated_data=data)
 
 
 def unnamed_servers(service: ServiceSpec, told: Told, kinds: Iterable[str]) -> list[str]:
@@ -147,12 +141,12 @@ def unnamed_servers(service: ServiceSpec, told: Told, kinds: Iterable[str]) -> l
     Several that would do are joined by "or".
     """
     missing = []
-    if service.database and not told.names(DATABASE):
-        missing.append(DATABASE)
+    if service.database and not told.names(*family("database_url")):
+        missing.append("DATABASE_URL")
     for kind in kinds:
         wanted = _BROKERS.get(kind, ())
-        if wanted and not any(told.names(each) for each in wanted):
-            missing.append(" or ".join(wanted))
+        if wanted and not told.names(*wanted):
+            missing.append(" or ".join(each.upper() for each in wanted))
     return list(dict.fromkeys(missing))
 
 
@@ -167,11 +161,11 @@ def service_environment(
 
     Args:
         service: What the manifest says of it.
-        told: What it is told already; none of that is generated.
+        told: What its settings read already; none of that is generated.
         servers: ``DATABASE_URL`` and ``REDIS_URL`` of the servers that run for it.
         secrets: ``jwt_secret_key`` and ``secret_key``.
     """
-    redis = told.value("*REDIS_URL") or told.value("REDIS_URL") or servers.get("REDIS_URL")
+    redis = told.value("redis_url") or servers.get("REDIS_URL")
     generated = {
         "*ENV": "dev",
         "*SERVICE_NAME": service.name,
@@ -181,7 +175,7 @@ def service_environment(
         "JWT_SECRET_KEY": secrets["jwt_secret_key"],
         "*SECRET_KEY": secrets["secret_key"],
     }
-    chosen = {name: value for name, value in generated.items() if not told.names(name)}
+    chosen = {name: one for name, one in generated.items() if not told.names(*_GENERATED[name])}
     return {
         **{name.replace("*", service.prefix): value for name, value in chosen.items()},
         **service.env,
@@ -192,6 +186,7 @@ def process_environment(
     process: ProcessSpec,
     service: ServiceSpec,
     *,
+    told: Told,
     mode: Mode,
     common: Mapping[str, str],
     state: Path,
@@ -202,6 +197,7 @@ def process_environment(
     Args:
         process: What the manifest says of it.
         service: The service it belongs to.
+        told: What its settings read.
         mode: Whether it is started by dev or by run.
         common: What all processes of the service are given.
         state: The project's state folder.
@@ -218,7 +214,7 @@ def process_environment(
     if process.kind in ("http", "loop") and process.port:
         own[f"{prefix}PORT"] = str(process.port)
     if process.kind != "http" and (
-        process.metrics_port is not None or f"{prefix}METRICS_PORT" not in environ
+        process.metrics_port is not None or not told.names("metrics_port")
     ):
         # 0 takes a free one: the settings' own default would be the port of some API.
         own[f"{prefix}METRICS_PORT"] = str(process.metrics_port or 0)
@@ -229,17 +225,22 @@ def process_environment(
     given = {**common, **own, **process.env}
     # Names that no variable can give to several processes, or that say who started them.
     fixed = {f"{prefix}PORT", f"{prefix}METRICS_PORT", MARK, "MAINSTAY_PROCESS"}
-    told = {n: v for n, v in environ.items() if n not in fixed or n not in given}
-    return {**given, **told, "PYTHONPATH": python_path(service.path, environ)}
+    chosen = {n: v for n, v in environ.items() if n not in fixed or n not in given}
+    return {**given, **chosen, "PYTHONPATH": python_path(service.path, environ)}
+
+
+def scaled(process: ProcessSpec, told: Told) -> ProcessSpec:
+    """Return *process* with as many workers as its settings say, if they are those of HTTP."""
+    is_http = process.kind == "http"
+    return replace(process, workers=told.value("workers", process.workers)) if is_http else process
 
 
 def alone(process: ProcessSpec, told: Told) -> ProcessSpec:
-    """Return *process* with the ports that its environment names, as it is when run by itself."""
+    """Return *process* with the ports that its settings name, as it is when run by itself."""
     return replace(
         process,
-        port=told.whole_number("*PORT", process.port, _LAST_PORT),
-        metrics_port=told.whole_number("*METRICS_PORT", process.metrics_port, _LAST_PORT),
-        workers=told.whole_number("*WORKERS", process.workers, _MOST_WORKERS),
+        port=told.value("port", process.port),
+        metrics_port=told.value("metrics_port", process.metrics_port),
     )
 
 
@@ -265,40 +266,3 @@ def python_path(service: Path, environ: Mapping[str, str]) -> str:
     folders = [service, service / "src"] if (service / "src").is_dir() else [service]
     inherited = environ.get("PYTHONPATH")
     return os.pathsep.join([*map(str, folders), *([inherited] if inherited else [])])
-
-
-def _dotenv_file(path: Path) -> dict[str, str]:
-    if not path.is_file():
-        return {}
-    from dotenv import dotenv_values  # only where there is such a file
-
-    try:
-        return {name: value for name, value in dotenv_values(path).items() if value}
-    except (OSError, UnicodeDecodeError):
-        return {}  # the service's settings refuse it and say where
-
-
-def _yaml_file(service: ServiceSpec, environ: Mapping[str, str]) -> dict[str, str]:
-    path = service.path / (environ.get(f"{service.prefix}CONFIG_PATH") or "config.yml")
-    if not path.is_file():
-        return {}
-    import yaml  # only where there is such a file
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}  # the service's settings refuse it and say where
-    settings = document if isinstance(document, dict) else {}
-    return {
-        f"{prefix}{key}".upper(): str(value)
-        for key, value in settings.items()
-        if value not in (None, "")
-        for prefix in ("", service.prefix)
-    }
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return [entry.name for entry in folder.iterdir()]
-    except OSError:
-        return []

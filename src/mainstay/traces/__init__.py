@@ -8,7 +8,6 @@ attributes are read from OpenTelemetry's own variables.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import threading
 from collections.abc import Mapping
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Span", "SpanKind", "Traces"]
 
 SpanKind = Literal["server", "client", "producer", "consumer", "internal"]
-
-_logger = logging.getLogger("mainstay.telemetry")
 
 
 class Span(Protocol):
@@ -117,22 +114,21 @@ class Traces:
         with self._lock:
             if self._recorder is None or self._pid != os.getpid():
                 # The thread that sends would not survive a fork: each process has its own.
-                self._recorder = self._opened()
+                self._recorder = otlp.opened("traces", self._open)
                 self._pid = os.getpid()
+                if self._recorder is None:
+                    self.enabled = False
             return self._recorder
 
-    def _opened(self) -> Recorder | None:
-        try:
-            from mainstay.traces.spans import Recorder
-        except ImportError as error:
-            self.enabled = False
-            _logger.warning("traces are not sent, OpenTelemetry cannot be imported: %s", error)
-            return None
+    def _open(self) -> Recorder:
+        from mainstay.traces.spans import Recorder
+
         redaction = Redaction()
         redaction.hide_all(self._settings)
+        made = Recorder(self._settings, redaction, exporter=self._exporter)
         # A process that is not stopped by the book sends what it has all the same.
         atexit.register(self.close)
-        return Recorder(self._settings, redaction, exporter=self._exporter)
+        return made
 
 
 class _Inside:

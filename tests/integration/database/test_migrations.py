@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import Executable, column, create_engine, inspect, table, text
 
-from mainstay.config import urls
+from mainstay.config import Settings, urls
 from mainstay.errors import Misconfigured
-from mainstay.resources.sqlalchemy import migrate
+from mainstay.resources.sqlalchemy import Database, initial, migrate
+from mainstay.resources.sqlalchemy import tables as tables_of_ours
+from mainstay.resources.sqlalchemy.database import SchemaBehind
 from tests.waiting import PATIENCE_SECONDS
 
 REVISION = '''
@@ -67,9 +70,14 @@ class Folder:
         head = ("import sqlalchemy as sa", "metadata = sa.MetaData()")
         (self.path / self.package / "models.py").write_text("\n".join([*head, *lines, ""]))
 
-    def revision(self, id: str, down: str | None, up: str, back: str = "pass") -> None:
+    def revision(
+        self, id: str, down: str | tuple[str, ...] | None, up: str, back: str = "pass"
+    ) -> None:
         text = REVISION.format(id=id, doc=id.capitalize(), down=down, up=up, back=back)
         (self.path / "migrations" / "versions" / f"{id}.py").write_text(text.lstrip())
+
+    def without(self, id: str) -> None:
+        (self.path / "migrations" / "versions" / f"{id}.py").unlink()
 
 
 @pytest.fixture
@@ -77,6 +85,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
     made = Folder(tmp_path_factory.mktemp("shop"))
     yield made
     sys.path[:] = [each for each in sys.path if each != str(made.path)]
+
+
+other_folder = folder
+
+
+def change(address: str, statement: Callable[[str], Executable]) -> None:
+    """Do what *statement* says of a kind of database."""
+    engine = create_engine(urls.sync_url(address))
+    with engine.begin() as connection:
+        connection.execute(statement(engine.name))
+    engine.dispose()
+
+
+def without_record(dialect: str) -> Executable:
+    return tables_of_ours.table("revisions", dialect).delete()
+
+
+def without_last_record(dialect: str) -> Executable:
+    ours = tables_of_ours.table("revisions", dialect)
+    return ours.delete().where(ours.c.revision == "0007")
+
+
+def as_newer_code_leaves_it(dialect: str) -> Executable:
+    name = tables_of_ours.name_of("alembic_version", dialect)
+    version = table(name, column("version_num"), schema=tables_of_ours.schema_of(dialect))
+    return version.update().values(version_num="9999")
 
 
 def tables(address: str) -> set[str]:
@@ -103,12 +137,13 @@ def test_mainstays_tables_come_first_and_then_the_services(address: str, folder:
         "mainstay: applied 0004 (Outbox: what no queue takes is counted by itself)",
         "mainstay: applied 0005 (Task status: how tasks are found that are lost, and sent again)",
         "mainstay: applied 0006 (Workflows: which dead letters a retry has made stale)",
+        "mainstay: applied 0007 (Revisions: which migrations a database has, for older code)",
         f"{folder.path.name}: applied one (One)",
     ]
     dot = "." if address.startswith("postgresql") else "_"
     own = (
         *("alembic_version", "inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
-        *("workflows", "workflow_steps", "schedule", "task_markers"),
+        *("workflows", "workflow_steps", "schedule", "task_markers", "revisions"),
     )
     assert tables(address) == {f"mainstay{dot}{name}" for name in own} | {
         "orders",
@@ -155,7 +190,9 @@ def test_a_model_without_its_migration_is_found_and_a_migration_written(
 
 EMPTY = "sa.Table('orders', metadata, sa.Column('id', sa.Integer, primary_key=True))"
 COLOURS = "class Colour(enum.Enum):\n    RED = 'red'\n    BLUE = 'blue'\n"
-POSTGRESQL_ONLY = ("arrays", "arrays of decorated enums")
+POSTGRESQL_ONLY = (
+    *("arrays", "arrays of decorated enums", "SQLModel with PostgreSQL's own types"),
+)
 ROUND_TRIPS: dict[str, list[str]] = {
     "SQLModel": [
         """
@@ -173,6 +210,50 @@ class Line(Base, table=True):
     colour: Colour
     data: dict[str, object] = Field(sa_type=sa.JSON)
     is_open: bool
+"""
+    ],
+    "SQLModel, with what its users add": [
+        """
+class Base(SQLModel, registry=registry(metadata=metadata)):
+    pass
+
+class Level(str, enum.Enum):
+    LOW = "low"
+    HIGH = "high"
+
+class Owner(Base, table=True):
+    id: int | None = Field(default=None, primary_key=True)
+    email: str = Field(unique=True, index=True, max_length=254)
+
+class Thing(Base, table=True):
+    __table_args__ = (sa.UniqueConstraint("owner_id", "slug"), sa.CheckConstraint("amount >= 0"))
+
+    id: int | None = Field(default=None, primary_key=True, sa_type=sa.BigInteger)
+    owner_id: int = Field(foreign_key="owner.id", ondelete="CASCADE")
+    slug: str = Field(sa_type=sa.Text)
+    level: Level = Field(default=Level.LOW, index=True)
+    colour: Colour | None = None
+    at: datetime.datetime = Field(
+        sa_type=sa.DateTime(timezone=True), sa_column_kwargs={"server_default": sa.func.now()}
+    )
+    time: datetime.time
+    amount: float
+    raw: bytes
+    link: ipaddress.IPv4Address | None = None
+    path: pathlib.Path
+    notes: list[str] = Field(sa_type=sa.JSON().with_variant(postgresql.JSONB(), "postgresql"))
+"""
+    ],
+    "defaults, identities, computed columns and comments": [
+        """
+sa.Table("a", metadata, sa.Column("id", sa.Uuid, primary_key=True),
+         sa.Column("n", sa.Integer, server_default="7", nullable=False),
+         sa.Column("flag", sa.Boolean, server_default=sa.false()),
+         sa.Column("word", sa.String(9), server_default="it's 50%", comment="with 'quotes'"),
+         sa.Column("twice", sa.Integer, sa.Computed("n * 2", persisted=True)),
+         sa.Column("small", sa.SmallInteger), sa.Column("big", sa.Numeric(38, 10)),
+         sa.Column("blob", sa.LargeBinary), sa.Column("at", sa.TIMESTAMP(timezone=True)),
+         sa.Index("ix_a_word", "word", "n"))
 """
     ],
     "types that convert values": [
@@ -279,6 +360,27 @@ sa.Table("a", metadata, sa.Column("plain", sa.JSON),
          sa.Column("binary", sa.JSON().with_variant(postgresql.JSONB(), "postgresql")))
 """
     ],
+    "SQLModel with PostgreSQL's own types": [
+        """
+class Base(SQLModel, registry=registry(metadata=metadata)):
+    pass
+
+class Line(Base, table=True):
+    __table_args__ = {"schema": "shop"}
+
+    id: uuid.UUID = Field(default_factory=uuid.uuid4, primary_key=True)
+    tags: list[str] = Field(sa_column=sa.Column(postgresql.ARRAY(sa.String(20)), nullable=False))
+    colours: list[Colour] = Field(sa_type=postgresql.ARRAY(sa.Enum(Colour, name="colour")))
+    colour: Colour = Field(sa_type=sa.Enum(Colour, name="colour"))
+    size: str = Field(sa_type=sa.Enum("s", "m", name="size", schema="shop"))
+    data: dict[str, object] = Field(sa_type=postgresql.JSONB)
+    span: object = Field(sa_type=postgresql.TSTZRANGE)
+    words: object = Field(sa_type=postgresql.TSVECTOR)
+    stamp: datetime.datetime = Field(sa_type=postgresql.TIMESTAMP(timezone=True, precision=3))
+    lasts: datetime.timedelta = Field(sa_type=postgresql.INTERVAL)
+    kinds: dict[str, str] = Field(sa_type=sa.JSON)
+"""
+    ],
     "arrays": [
         """
 sa.Table("a", metadata, sa.Column("tags", sa.ARRAY(sa.String(10))),
@@ -304,7 +406,7 @@ def test_a_generated_migration_makes_what_the_models_say(
     migrate.upgrade(address, folder.path, say=lambda line: None)
     for models in ROUND_TRIPS[kind]:
         folder.models(
-            "import datetime, decimal, enum, uuid",
+            "import datetime, decimal, enum, ipaddress, pathlib, uuid",
             "from sqlalchemy.dialects import postgresql",
             "from sqlalchemy.orm import registry",
             "from sqlmodel import Field, SQLModel",
@@ -391,12 +493,172 @@ def test_a_migration_that_fails_leaves_nothing_behind(address: str, folder: Fold
     assert {"half", "orders"} <= tables(address)
 
 
+def create_table(name: str) -> str:
+    return f"op.create_table('{name}', sa.Column('id', sa.Integer))"
+
+
+def state(address: str, folder: Folder) -> str:
+    return migrate.current(address, folder.path)[1].state
+
+
 def test_older_code_is_content_with_a_newer_schema(address: str, folder: Folder) -> None:
-    folder.revision("two", "one", "op.create_table('new', sa.Column('id', sa.Integer))")
+    folder.revision("two", "one", create_table("new"))
     migrate.upgrade(address, folder.path, say=lambda line: None)
-    (folder.path / "migrations" / "versions" / "two.py").unlink()
+    folder.without("two")
     assert migrate.current(address, folder.path)[1].is_at_head
+    assert state(address, folder) == "newer than this code"
     migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert migrate.check(address, folder.path) == [
+        f"{folder.path.name}: the database is at two, which is newer than this code"
+    ]
+    with pytest.raises(Misconfigured, match="two"):
+        migrate.revision(address, folder.path, "more", say=lambda line: None)
+
+
+def test_every_head_is_applied(address: str, folder: Folder) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.revision("left", "one", create_table("left_side"))
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.revision("right", "one", create_table("right_side"))
+    assert state(address, folder) == "lacks right"
+    assert migrate.check(address, folder.path) == [
+        f"{folder.path.name}: revision right is not applied: run `mainstay db upgrade`"
+    ]
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert {"left_side", "right_side"} <= tables(address)
+    assert state(address, folder) == "newest"
+    folder.revision("both", ("left", "right"), create_table("united"))
+    assert state(address, folder) == "lacks both"
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert "united" in tables(address)
+    assert migrate.current(address, folder.path)[1].current == ("both",)
+
+
+def test_a_second_beginning_is_applied_too(address: str, folder: Folder) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.revision("apart", None, create_table("apart"))
+    folder.revision("after", "apart", create_table("after"))
+    assert state(address, folder) == "lacks apart, after"
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert {"orders", "apart", "after"} <= tables(address)
+
+
+@pytest.mark.parametrize("is_recorded", [True, False])
+def test_a_revision_that_this_code_lacks_is_not_taken_for_newer(
+    address: str, folder: Folder, is_recorded: bool
+) -> None:
+    folder.revision("theirs", "one", create_table("their_table"))
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.without("theirs")  # a branch that was deployed before this one, which has another head
+    folder.revision("ours", "one", create_table("our_table"))
+    if not is_recorded:  # as by an Alembic that told nobody what it applied
+        change(address, without_record)
+    for _ in range(2):
+        with pytest.raises(Misconfigured, match=r"at theirs, .* not known to hold .*ours"):
+            migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert "our_table" not in tables(address)
+    assert state(address, folder).startswith("unknown here, lacks")
+    assert "theirs" in migrate.check(address, folder.path)[0]
+    database = Database(url=address, models=f"{folder.package}.models")
+    with pytest.raises(SchemaBehind, match="at theirs"):
+        next(iter(database.readiness())).ping()
+    database.close()
+
+
+def test_mainstays_own_tables_may_be_newer_too(address: str, folder: Folder) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    change(address, as_newer_code_leaves_it)
+    assert [each.state for each in migrate.current(address, folder.path)] == [
+        "newer than this code",
+        "newest",
+    ]
+    change(address, without_last_record)
+    with pytest.raises(Misconfigured, match="9999"):
+        migrate.upgrade(address, folder.path, say=lambda line: None)
+
+
+def test_what_is_taken_back_is_no_longer_held(address: str, folder: Folder) -> None:
+    folder.revision("two", "one", create_table("new"))
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    migrate.downgrade(address, folder.path, "-1", say=lambda line: None)
+    folder.revision("three", "one", create_table("other"))
+    folder.without("two")
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    folder.revision("two", "one", create_table("new"))
+    folder.without("three")
+    assert state(address, folder) == "unknown here, lacks two"
+
+
+def test_two_services_share_a_database(address: str, folder: Folder, other_folder: Folder) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    other_folder.revision("first", None, create_table("books"))
+    other_folder.without("one")
+    with pytest.raises(Misconfigured, match=r"version_table = alembic_version_"):
+        migrate.upgrade(address, other_folder.path, say=lambda line: None)
+    with (other_folder.path / "alembic.ini").open("a") as ini:
+        ini.write("version_table = alembic_version_books\n")
+    other_folder.models("sa.Table('books', metadata, sa.Column('id', sa.Integer))")
+    migrate.upgrade(address, other_folder.path, say=lambda line: None)
+    assert {"orders", "books", "alembic_version", "alembic_version_books"} <= tables(address)
+    for each in (folder, other_folder):
+        assert state(address, each) == "newest"
+        assert migrate.check(address, each.path) == []  # neither would drop the other's tables
+    other_folder.models(
+        "sa.Table('books', metadata, sa.Column('id', sa.Integer))",
+        "sa.Table('pages', metadata, sa.Column('id', sa.Integer))",
+    )
+    sys.modules.pop(f"{other_folder.package}.models", None)
+    written = migrate.revision(address, other_folder.path, "pages", say=lambda line: None)
+    assert "orders" not in written.read_text()
+
+
+def test_models_without_migrations_are_compared_all_the_same(
+    address: str, folder: Folder, other_folder: Folder
+) -> None:
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    (other_folder.path / "alembic.ini").unlink()
+    shutil.rmtree(other_folder.path / "migrations")
+    other_folder.models(
+        "from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column",
+        "class Base(DeclarativeBase): pass",
+        "class Book(Base):",
+        "    __tablename__ = 'books'",
+        "    id: Mapped[int] = mapped_column(primary_key=True)",
+        "lines = sa.Table('lines', metadata, sa.Column('id', sa.Integer, primary_key=True))",
+    )
+    models = (f"{other_folder.package}.models",)
+    sys.path.insert(0, str(other_folder.path))
+    lacks = migrate.check(address, other_folder.path, models=models)
+    assert {line.partition(" (")[0] for line in lacks} == {"add table books", "add table lines"}
+    assert all("mainstay db init" in line for line in lacks)
+    database = Database(url=address, models=models)
+    (ready,) = database.readiness()
+    with pytest.raises(SchemaBehind, match=r"books, lines.*`mainstay db revision .*upgrade`"):
+        ready.ping()
+    initial.write(other_folder.path, "Other shop", Settings, models, say=lambda line: None)
+    written = migrate.revision(address, other_folder.path, "first", say=lambda line: None)
+    assert "orders" not in written.read_text()  # the other service's
+    migrate.upgrade(address, other_folder.path, say=lambda line: None)
+    assert {"orders", "books", "lines", "alembic_version_other_shop"} <= tables(address)
+    assert migrate.check(address, other_folder.path) == []
+    ready.ping()
+    database.close()
+
+
+def test_a_migration_is_never_written_over_another(address: str, folder: Folder) -> None:
+    with (folder.path / "alembic.ini").open("a") as ini:
+        ini.write("file_template = %%(year)d%%(month).2d%%(day).2d_%%(slug)s\n")
+    migrate.upgrade(address, folder.path, say=lambda line: None)
+    written = []
+    for autogenerate in (True, False, True):
+        path = migrate.revision(
+            address, folder.path, "same words", autogenerate=autogenerate, say=lambda line: None
+        )
+        written.append(path.name)
+        migrate.upgrade(address, folder.path, say=lambda line: None)
+    assert len(set(written)) == 3
+    assert all("_same_words_" in name for name in written)
+    assert len(list((folder.path / "migrations" / "versions").glob("*.py"))) == 4
 
 
 def test_a_migration_needs_a_database_at_head(address: str, folder: Folder) -> None:
@@ -500,6 +762,27 @@ def test_plain_alembic_works_in_the_services_folder(database_url: str, folder: F
     alembic(folder, database_url, "upgrade", "head")
     assert tables(database_url) == {"orders", "alembic_version"}
     assert "one (head)" in alembic(folder, database_url, "current")
+
+
+def test_plain_alembic_says_what_it_applied_to_older_code(
+    database_url: str, folder: Folder
+) -> None:
+    migrate.upgrade(database_url, folder.path, say=lambda line: None)
+    folder.revision("two", "one", create_table("new"))
+    alembic(folder, database_url, "upgrade", "head")
+    folder.without("two")
+    assert state(database_url, folder) == "newer than this code"
+
+
+def test_plain_alembic_works_with_what_is_written_first(database_url: str, folder: Folder) -> None:
+    (folder.path / "alembic.ini").unlink()
+    shutil.rmtree(folder.path / "migrations")
+    models = [f"{folder.package}.models"]
+    initial.write(folder.path, "shop", Settings, models, say=lambda line: None)
+    alembic(folder, database_url, "revision", "--autogenerate", "-m", "first")
+    alembic(folder, database_url, "upgrade", "head")
+    alembic(folder, database_url, "check")
+    assert tables(database_url) == {"orders", "alembic_version_shop"}
 
 
 def test_plain_alembic_prints_sql_without_a_server(folder: Folder) -> None:

@@ -62,7 +62,7 @@ def test_every_service_with_a_database_is_brought_to_head(project: Path) -> None
     assert "stock: mainstay: applied 0001" in done.output
     assert (project / "shop.db").exists()
     assert "shop: the schema is up to date" in run("upgrade").output
-    assert "shop: mainstay at 0006 (newest)" in run("current").output
+    assert "shop: mainstay at 0007 (newest)" in run("current").output
 
 
 def test_one_service_can_be_named_or_stood_in(
@@ -106,8 +106,9 @@ def test_where_a_database_stands_is_one_json_document(project: Path) -> None:
         {
             "tree": "mainstay",
             "current": [],
-            "heads": ["0006"],
-            "pending": ["0001", "0002", "0003", "0004", "0005", "0006"],
+            "heads": ["0007"],
+            "pending": ["0001", "0002", "0003", "0004", "0005", "0006", "0007"],
+            "unknown": [],
         }
     ]
 
@@ -117,6 +118,82 @@ def test_what_concerns_one_service_asks_which(project: Path) -> None:
         run("revision", "-m", "more")
     with pytest.raises(Misconfigured, match=r"alembic\.ini"):
         run("downgrade", "--service", "shop")
+
+
+HELD_BY_AN_APPLICATION = """
+from flask import request
+class App: pass
+main = App()
+main.service = Service(Settings, Database(models='{}.tables'))
+"""
+
+
+def application(project: Path, name: str, source: str) -> Path:
+    """Make a package of the service stock, and what its process runs of it."""
+    package = project / "services" / "stock" / name
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "tables.py").write_text(
+        "from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column\n"
+        "class Base(DeclarativeBase): pass\n"
+        "class Item(Base):\n"
+        "    __tablename__ = 'items'\n"
+        "    id: Mapped[int] = mapped_column(primary_key=True)\n"
+    )
+    (package / "api.py").write_text(
+        "from mainstay import Service, Settings\n"
+        "from mainstay.resources.sqlalchemy import Database\n" + source
+    )
+    with (project / "mainstay.toml").open("a") as manifest:
+        manifest.write(f'[service.stock.process.api]\nkind = "rpc"\ntarget = "{name}.api:main"\n')
+    return package
+
+
+@pytest.mark.parametrize(
+    "holds",
+    [
+        "service = Service(Settings, Database(models='{}.tables'))",
+        "database = Database(models=['{}.tables'])",
+        HELD_BY_AN_APPLICATION,
+    ],
+)
+def test_a_service_with_models_and_no_migrations_is_led_to_them(
+    project: Path, holds: str, request: pytest.FixtureRequest
+) -> None:
+    name = f"stock_{abs(hash(holds))}"
+    application(project, name, holds.format(name))
+    assert "stock: the schema is" not in run("upgrade", "--service", "stock").output
+    upgraded = run("upgrade", "--service", "stock").output
+    assert "has no migrations: `mainstay db init` writes it" in upgraded
+    lacking = run("check", "--service", "stock")
+    assert lacking.exit_code == 1
+    assert "stock: add table items" in lacking.output
+    with pytest.raises(Misconfigured, match="mainstay db init"):
+        run("revision", "-m", "first", "--service", "stock")
+    assert "alembic.ini" in run("init", "--service", "stock").output
+    assert "wrote" in run("revision", "-m", "first", "--service", "stock").output
+    assert run("check", "--service", "stock").exit_code == 1  # not applied
+    run("upgrade", "--service", "stock")
+    agreed = run("check", "--service", "stock")
+    assert (agreed.exit_code, "agree" in agreed.output) == (0, True)
+    with pytest.raises(Misconfigured, match=r"alembic\.ini.* already"):
+        run("init", "--service", "stock")
+
+
+def test_models_that_nothing_names_are_asked_for(project: Path) -> None:
+    with pytest.raises(Misconfigured, match="--models"):
+        run("init", "--service", "shop")
+    assert not (project / "services" / "shop" / "alembic.ini").exists()
+    run("init", "--service", "shop", "--models", "shop.tables", "--models", "shop.more")
+    env = (project / "services" / "shop" / "migrations" / "env.py").read_text()
+    assert 'models=["shop.tables", "shop.more"]' in env
+
+
+def test_a_process_that_cannot_be_imported_is_no_agreement(project: Path) -> None:
+    application(project, "stock_broken", "raise ZeroDivisionError('on purpose')\n")
+    run("upgrade", "--service", "stock")
+    with pytest.raises(Misconfigured, match=r"stock_broken\.api cannot be imported.*on purpose"):
+        run("check", "--service", "stock")
 
 
 def test_a_service_without_a_database_says_which_variable_names_one(project: Path) -> None:

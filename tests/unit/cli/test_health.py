@@ -87,10 +87,15 @@ def test_a_process_that_says_so_is_unhealthy(project: Path, process: Process, pa
     assert told["detail"] == f"{path} answers 503: database"
 
 
-def test_a_process_that_does_not_answer_is_unhealthy(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("source", ["environment", "file"])
+def test_a_process_that_does_not_answer_where_it_should_is_unhealthy(
+    project: Path, source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("APP_METRICS_PORT", str(steady_port()))
+    if source == "environment":
+        monkeypatch.setenv("APP_METRICS_PORT", str(steady_port()))
+    else:
+        (worker,) = manifest.load(project / "mainstay.toml").services
+        (worker.path / ".env").write_text(f"APP_METRICS_PORT={steady_port()}\n")
     result = CliRunner().invoke(app, ["health", "worker"])
     assert result.exit_code == 1
     assert "does not answer" in result.output

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from types import new_class
 from typing import Annotated, Any, Self
 
 import pytest
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    Secret,
+    SecretStr,
+    TypeAdapter,
+    ValidationError,
+    create_model,
+    model_validator,
+)
+from typing_extensions import TypedDict
 
 import mainstay
 from mainstay.config import Settings, rate
+from mainstay.config.examples import dotenv_example, yaml_example
 from mainstay.errors import Misconfigured
+from mainstay.logs import Logs
 
 CANARY = "canary-5e1f0c2b"
 KEY = "0123456789abcdefghijklmnopqrstuv"
@@ -630,3 +645,107 @@ class TestSecrets:
         (folder / "config.yml").write_text(f"secret_key: [{CANARY}\n")
         (folder / ".env").write_text(f"'{CANARY}\n")
         assert CANARY not in refusal(load, {})
+
+
+class Mailer(BaseModel):
+    host: str = "mail"
+    password: str
+    spare: SecretStr | None = None
+
+
+@dataclass
+class Account:
+    name: str
+    api_token: str
+
+
+class Login(TypedDict):
+    user: str
+    passwd: str
+
+
+def _no_canary(value: str) -> str:
+    if value.endswith("bad"):
+        raise ValueError(f"{value} is no key")
+    return value
+
+
+class Nested(Settings):
+    mailer: Mailer | None = None
+    keys_of_partners: list[SecretStr] = Field(default_factory=list)
+    mailers: dict[str, Mailer] = Field(default_factory=dict)
+    accounts: tuple[Account, ...] = ()
+    login: Login | None = None
+    extras: dict[str, Any] = Field(default_factory=dict)
+    deep: list[dict[str, list[Mailer]]] = Field(default_factory=list)
+    pin: Secret[int] | None = None
+    partition_key: str = "user-id"
+    passphrase_secret: Annotated[str, AfterValidator(_no_canary)] = "x"
+
+
+MAILER = {"host": "mx", "password": CANARY, "spare": CANARY}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("mailer", MAILER, '{"host": "mx", "password": "***", "spare": "***"}'),
+        ("keys_of_partners", [CANARY, CANARY], "***,***"),
+        ("mailers", {"a": MAILER}, '{"a": {"host": "mx", "password": "***", "spare": "***"}}'),
+        (
+            "accounts",
+            [{"name": "ann", "api_token": CANARY}],
+            '[{"name": "ann", "api_token": "***"}]',
+        ),
+        ("login", {"user": "ann", "passwd": CANARY}, '{"user": "ann", "passwd": "***"}'),
+        (
+            "extras",
+            {"limit": 3, "db_password": CANARY, "url": f"redis://:{CANARY}@h"},
+            '{"limit": 3, "db_password": "***", "url": "redis://:***@h"}',
+        ),
+        ("deep", [{"a": [MAILER]}], '[{"a": [{"host": "mx", "password": "***", "spare": "***"}]}]'),
+        ("pin", 12345678, "***"),
+    ],
+)
+class TestNestedSecrets:
+    """What is inside of a setting is masked by its own name and type, wherever it is shown."""
+
+    def test_they_are_shown_nowhere(self, load: Any, name: str, value: Any, shown: str) -> None:
+        settings = load({f"APP_{name.upper()}": json.dumps(value)}, kind=Nested)
+        assert settings.shown(name) == shown
+        for text in (repr(settings), json.dumps(settings.masked(name)), str(settings)):
+            assert CANARY not in text
+            assert "12345678" not in text
+
+    def test_they_are_in_no_example(self, name: str, value: Any, shown: str) -> None:
+        kind: Any = Nested.model_fields[name].annotation
+        default = TypeAdapter(kind).validate_python(value)
+        changed: Any = {name: (Any, default)}
+        given: type[Nested] = create_model("Given", __base__=Nested, **changed)
+        for example in (dotenv_example(given), yaml_example(given)):
+            assert shown in example
+            assert CANARY not in example
+            assert "12345678" not in example
+
+    @pytest.mark.parametrize("wrap", ["{}", "[{}", "[{}, 5]", '{{"a": {}}}'])
+    def test_they_are_in_no_refusal(
+        self, load: Any, name: str, value: Any, shown: str, wrap: str
+    ) -> None:
+        given = wrap.format(json.dumps(value))
+        said = refusal(load, {f"APP_{name.upper()}": given, "APP_PORT": "x"}, kind=Nested)
+        assert CANARY not in said
+        assert "12345678" not in said
+
+    def test_they_are_hidden_in_logs(self, load: Any, name: str, value: Any, shown: str) -> None:
+        settings = load({f"APP_{name.upper()}": json.dumps(value)}, kind=Nested)
+        stream = io.BytesIO()
+        Logs(settings, stream=stream).write("info", "x", f"sent {CANARY} to mx by user-id")
+        said = stream.getvalue().decode()
+        assert (CANARY in said) is (name == "pin")
+        assert "to mx by user-id" in said
+
+
+def test_the_reason_of_an_authors_rule_shows_no_secret(load: Any) -> None:
+    said = refusal(load, {"APP_PASSPHRASE_SECRET": f"{CANARY}-bad"}, kind=Nested)
+    assert "is no key" in said
+    assert CANARY not in said

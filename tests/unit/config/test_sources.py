@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from mainstay.config import Settings, Sources
 from mainstay.errors import Misconfigured
+from mainstay.service import Service
 
 
 def test_each_source_gives_way_to_the_one_before_it(load: Any, folder: Path, secrets: Path) -> None:
@@ -105,14 +107,63 @@ def test_overrides_win_over_every_source(load: Any) -> None:
     assert (settings.port, settings.origin("port")) == (2, "given")
 
 
-def test_plain_construction_reads_no_source(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+@pytest.mark.parametrize("read", [Settings, Settings.load, lambda **o: Settings.model_validate(o)])
+def test_the_class_itself_reads_every_source(
+    read: Any, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    (folder / ".env").write_text("APP_HOST=from-dotenv\nAPP_COMMIT=from-dotenv\n")
+    (folder / "config.yml").write_text("workers: 3\ncommit: from-yaml\n")
+    (folder / "key").write_text("0123456789abcdefghijklmnopqrstuv\n")
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("APP_PORT", "4444")
+    monkeypatch.setenv("APP_GRACE_SECONDS", "3")
+    monkeypatch.setenv("JWT_SECRET_KEY_FILE", "key")
+    settings = read(grace_seconds=4)
+    assert (settings.port, settings.origin("port")) == (4444, "environment APP_PORT")
+    assert (settings.host, settings.commit, settings.workers) == ("from-dotenv", "from-dotenv", 3)
+    assert settings.need("jwt_secret_key").get_secret_value().startswith("0123456789")
+    assert (settings.grace_seconds, settings.origin("grace_seconds")) == (4, "given")
+
+
+def test_what_does_not_fit_is_refused_whoever_reads_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("APP_PORT", "80a")
+    with pytest.raises(Misconfigured, match=r"port: '80a' from environment APP_PORT.*\n.*workers"):
+        Settings(workers=0)
+    assert Settings(port=1).port == 1  # what is given is not looked for
+
+
+def test_a_service_is_read_with_its_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ours(Settings, prefix="SHOP_"):
+        basket_limit: int = 3
+
+    monkeypatch.setenv("SHOP_PORT", "4444")
+    monkeypatch.setenv("SHOP_BASKET_LIMIT", "7")
+    monkeypatch.setenv("APP_PORT", "1")
+    assert (Ours().port, Ours().basket_limit, Ours(basket_limit=1).basket_limit) == (4444, 7, 1)
+    assert Service(Ours).settings.port == Service(Ours()).settings.port == 4444
+
+
+def test_a_given_server_takes_the_place_of_all_that_names_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ASYNC_DATABASE_URL", "postgresql+asyncpg://other/db")
+    monkeypatch.setenv("JWT_PRIVATE_KEY", "-----BEGIN PRIVATE KEY-----")
+    settings = Settings(
+        env="test", database_url="sqlite:///a.db", jwt_secret_key=SecretStr("k" * 32)
+    )
+    assert settings.async_database_url == "sqlite+aiosqlite:///a.db"
+    assert settings.jwt_private_key is None
+
+
+def test_no_sources_are_values_given_and_defaults(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
     (folder / ".env").write_text("APP_PORT=1\n")
     (folder / "config.yml").write_text("port: 2\n")
     monkeypatch.chdir(folder)
-    for name in ("APP_PORT", "PORT", "port", "ENV", "env", "HOST"):
-        monkeypatch.setenv(name, "3")
-    assert Settings().port == 8000
-    assert Settings().env == "prod"
+    monkeypatch.setenv("APP_PORT", "3")
+    settings = Settings.load_from(Sources.none(), env="test")
+    assert (settings.port, settings.env) == (8000, "test")
 
 
 def test_loading_reads_this_process_own_sources(

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from mainstay.config import Settings, Sources
 from mainstay.processes.environment import (
     Told,
     alone,
     heartbeat_file,
     prepare,
     process_environment,
+    scaled,
     service_environment,
     unnamed_servers,
 )
@@ -56,6 +58,16 @@ def test_a_service_that_is_told_nothing_is_given_everything(tmp_path: Path) -> N
     ("named", "left_out"),
     [
         ("DATABASE_HOST", "DATABASE_URL"),
+        ("DATABASE_NAME", "DATABASE_URL"),
+        ("DATABASE_PASSWORD", "DATABASE_URL"),
+        ("POSTGRES_USER", "DATABASE_URL"),
+        ("POSTGRES_DB", "DATABASE_URL"),
+        ("POSTGRES_PORT", "DATABASE_URL"),  # and what it says is wrong, which the service tells
+        ("ASYNC_DATABASE_URL", "DATABASE_URL"),
+        ("RESULT_BACKEND_PASS", "CELERY_RESULT_BACKEND"),
+        ("RESULT_BACKEND_DATABASE", "CELERY_RESULT_BACKEND"),
+        ("SERVICE_JWT_PRIVATE_KEY", "JWT_SECRET_KEY"),
+        ("SERVICE_GRACE_SECONDS", "SERVICE_GRACE_SECONDS"),
         ("SERVICE_DATABASE_URL", "DATABASE_URL"),
         ("CELERY_BROKER_URL", "CELERY_BROKER_URL"),
         ("RESULT_BACKEND_URL", "CELERY_RESULT_BACKEND"),
@@ -68,6 +80,29 @@ def test_a_service_that_is_told_nothing_is_given_everything(tmp_path: Path) -> N
 def test_what_is_named_is_not_generated(tmp_path: Path, named: str, left_out: str) -> None:
     assert left_out in generated(tmp_path, {}, prefix="SERVICE_")
     assert left_out not in generated(tmp_path, {named: "x"}, prefix="SERVICE_")
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"POSTGRES_USER": "me", "POSTGRES_DB": "shop"},
+        {"DATABASE_PASS": "secret"},
+        {"ASYNC_DATABASE_URL": "sqlite:///a.db"},
+        {"DATABASE_URL_FILE": "url"},
+        {"RABBITMQ_USER": "me"},
+        {"RABBITMQ_PASS": "secret"},
+    ],
+)
+def test_what_settings_read_is_what_a_start_goes_by(
+    tmp_path: Path, variables: dict[str, str]
+) -> None:
+    (tmp_path / "url").write_text("sqlite:///a.db")
+    spec = service(tmp_path)
+    settings = Settings.load_from(Sources(tmp_path, variables, embedded=False), env="test")
+    lacking = unnamed_servers(spec, Told.read(spec, variables), ["rpc"])
+    assert ("DATABASE_URL" in lacking) is (settings.database_url is None)
+    assert ("RABBITMQ_URL or REDIS_URL" in lacking) is (settings.rabbitmq_url is None)
+    assert len(lacking) == 1
 
 
 def test_a_redis_of_ones_own_is_the_broker_too(tmp_path: Path) -> None:
@@ -97,7 +132,8 @@ def environment_of(
     spec: ProcessSpec, folder: Path, environ: Mapping[str, str], **given: Any
 ) -> dict[str, str]:
     options: dict[str, Any] = {"mode": "dev", "common": {}, "state": folder, **given}
-    return process_environment(spec, service(folder), environ=environ, **options)
+    told = Told.read(service(folder), environ)
+    return process_environment(spec, service(folder), told=told, environ=environ, **options)
 
 
 def test_a_process_knows_its_ports_its_folder_and_its_name(tmp_path: Path) -> None:
@@ -134,9 +170,27 @@ def test_the_developers_environment_wins_except_for_ports(tmp_path: Path) -> Non
 
 
 def test_a_process_by_itself_takes_its_ports_from_the_environment(tmp_path: Path) -> None:
-    told = Told.read(service(tmp_path), {"APP_PORT": "9000", "APP_WORKERS": "3"})
+    told = Told.read(service(tmp_path), {"APP_PORT": "9000"})
     found = alone(process(port=8000), told)
-    assert (found.port, found.metrics_port, found.workers) == (9000, None, 3)
+    assert (found.port, found.metrics_port) == (9000, None)
+    wrong = Told.read(service(tmp_path), {"APP_PORT": "80a"})
+    assert alone(process(port=8000), wrong).port is None  # the service itself refuses it
+
+
+def test_any_process_of_http_takes_its_workers_from_the_settings(tmp_path: Path) -> None:
+    (tmp_path / "config.yml").write_text("workers: 3\nunknown: 1\n")
+    told = Told.read(service(tmp_path), {})
+    assert scaled(process(workers=2), told).workers == 3
+    assert scaled(process("rpc"), told).workers is None
+    more = Told.read(service(tmp_path), {"APP_WORKERS": "4"})
+    assert scaled(process(workers=2), more).workers == 4
+    none = Told.read(service(tmp_path), {"APP_WORKERS": "0"})
+    assert scaled(process(workers=2), none).workers is None  # refused, too
+
+
+def test_a_metrics_port_may_be_named_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("APP_METRICS_PORT=9100\n")
+    assert "APP_METRICS_PORT" not in environment_of(process("rpc"), tmp_path, {})
 
 
 def test_run_looks_for_no_embedded_servers(tmp_path: Path) -> None:
@@ -158,6 +212,10 @@ def test_grace_is_short_in_dev_and_as_it_is_told_else(tmp_path: Path) -> None:
     assert (nothing.grace_seconds("dev"), nothing.grace_seconds("run")) == (5.0, 25.0)
     assert Told.read(service(tmp_path), {"APP_GRACE_SECONDS": "60"}).grace_seconds("dev") == 60.0
     assert Told.read(service(tmp_path), {"APP_GRACE_SECONDS": "x"}).grace_seconds("dev") == 5.0
+    assert (nothing.drain_seconds("dev"), nothing.drain_seconds("run")) == (0.0, 5.0)
+    soft = Told.read(service(tmp_path), {"FLASK_ENV": "testing"})
+    assert (soft.drain_seconds("run"), soft.host("run")) == (0.0, "127.0.0.1")
+    assert Told.read(service(tmp_path), {"APP_DRAIN_DELAY_SECONDS": "0"}).drain_seconds("run") == 0
 
 
 def test_servers_that_are_named_nowhere_are_listed(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def _db(service: Service) -> click.Group:
     def own_folder() -> Path:
         found = folder()
         if found is None:
-            raise Misconfigured("the service has no alembic.ini, so it has no migrations: add one")
+            raise Misconfigured(f"the service {migrate.NO_MIGRATIONS}")
         return found
 
     @click.group(help="Look after the database: Mainstay's tables and the service's own.")
@@ -103,14 +103,13 @@ def _db(service: Service) -> click.Group:
     def current() -> None:
         """Say which revisions the database has, and which it lacks."""
         for one in migrate.current(url(), folder()):
-            state = "newest" if one.is_at_head else f"lacks {', '.join(one.pending)}"
-            click.echo(f"{one.tree} at {', '.join(one.current) or 'nothing yet'} ({state})")
+            click.echo(f"{one.tree} at {', '.join(one.current) or 'nothing yet'} ({one.state})")
 
     @db.command()
     @_told
     def check() -> None:
         """Compare database, migrations and models; exit 1 where they differ."""
-        differences = migrate.check(url(), folder())
+        differences = migrate.check(url(), folder(), models=database.models)
         for line in differences or ["database, migrations and models agree"]:
             click.echo(line)
         if differences:

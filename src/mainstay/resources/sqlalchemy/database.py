@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Generic, TypeVarTuple
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import greenlet_spawn
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Database", "SchemaBehind", "let_go"]
 
+_logger = logging.getLogger("mainstay.database")
 
 E = TypeVar("E", Engine, AsyncEngine)
 T = TypeVar("T")
@@ -102,6 +104,7 @@ class Database(Resource, Generic[S_co, A_co]):
         self._lock_timeout = lock_timeout_seconds
         self._idle_timeout = idle_in_transaction_timeout_seconds
         self._is_at_head = False
+        self._said = ""
         self._open = _Open(self._answer)
 
     @property
@@ -325,13 +328,45 @@ class Database(Resource, Generic[S_co, A_co]):
     def _is_migrated(self) -> None:
         if self._is_at_head:
             return  # a schema only moves forward while processes run
-        from mainstay.resources.sqlalchemy import migrate
-
         engine = self._engine_of_its_own()
         with engine.connect().execution_options(**{READ_ONLY: True}) as connection:
-            self._is_at_head = migrate.is_at_head(connection, migrate.folder_of(self.models))
-        if not self._is_at_head:
-            raise SchemaBehind("the schema is behind this code: run `mainstay db upgrade`")
+            lacking = self._lacking(connection)
+        if not lacking:
+            self._is_at_head = True
+            return
+        if lacking != self._said:
+            # Once: who asks whether it is ready is told no more than that it is not.
+            self._said = lacking
+            _logger.warning("not ready: %s", lacking)
+        raise SchemaBehind(lacking)
+
+    def _lacking(self, connection: Connection) -> str:
+        """Say what the schema lacks, and what to do; nothing when it lacks nothing."""
+        from mainstay.resources.sqlalchemy import migrate
+
+        for position in migrate.positions(connection, migrate.folder_of(self.models)):
+            if not position.is_at_head:
+                behind = "the schema is behind this code: run `mainstay db upgrade`"
+                return position.conflict or behind
+        missing = ", ".join(self._missing(connection))
+        if not missing:
+            return ""
+        return (
+            f"the models define tables that the database lacks ({missing}): `mainstay db revision "
+            f"--autogenerate -m …` writes the migration, `mainstay db upgrade` applies it"
+        )
+
+    def _missing(self, connection: Connection) -> list[str]:
+        """Return the tables of the models that are not there."""
+        from mainstay.resources.sqlalchemy.models import tables_of
+
+        has_schemas = connection.dialect.name != "sqlite"
+        there = inspect(connection)
+        return [
+            table.fullname
+            for table in tables_of(self.models)
+            if not there.has_table(table.name, table.schema if has_schemas else None)
+        ]
 
     def _here(self) -> _Open:
         """What this process has open; what a parent had is forgotten, not closed."""

@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool, QueuePool, StaticPool
 
 from mainstay.errors import Unavailable
 from mainstay.resources.sqlalchemy import asyncpg, json, pools, silence, spans
-from mainstay.resources.sqlalchemy.failures import sqlstate, unreachable
+from mainstay.resources.sqlalchemy.failures import explain, sqlstate, unreachable
 from mainstay.resources.sqlalchemy.presence import Presence
 from mainstay.resources.sqlalchemy.tables import SCHEMA
 
@@ -201,6 +201,7 @@ def _listen(made: Engine, limits: Limits, presence: Presence | None) -> None:
 
 def _listen_in_use(made: Engine, presence: Presence, traces: Traces | None) -> None:
     silence.listen(made, presence)
+    event.listen(made, "handle_error", lambda context: explain(context.sqlalchemy_exception))
     if traces is not None:
         spans.listen(made, traces)
 

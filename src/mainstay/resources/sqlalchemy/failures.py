@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from mainstay.errors import Disconnected, NotConnected, Overloaded, Retry, Unavailable
 
-__all__ = ["as_retry", "sqlstate", "translated", "unreachable"]
+__all__ = ["as_retry", "explain", "sqlstate", "translated", "unreachable"]
 
 _CONDITIONS = {
     "25006": "accepts no writes",
@@ -60,6 +60,24 @@ _SAID = {
     "remaining connection slots": "53300",
     "the database system is": "57P03",
 }
+
+
+# undefined_table, undefined_column, invalid_schema_name; SQLite has no codes for them.
+_MISSING = frozenset({"42P01", "42703", "3F000"})
+_MISSING_IN_SQLITE = ("no such table:", "no such column:", "has no column named")
+_MISSING_HINT = (
+    "where a model defines it: `mainstay db revision --autogenerate -m …` writes the migration, "
+    "`mainstay db upgrade` applies it"
+)
+
+
+def explain(error: BaseException | None) -> None:
+    """Add to a driver's error how a table or a column that is missing is made."""
+    if not isinstance(error, DBAPIError):
+        return
+    said = str(error.orig)
+    if sqlstate(error) in _MISSING or any(words in said for words in _MISSING_IN_SQLITE):
+        error.add_detail(_MISSING_HINT)
 
 
 def sqlstate(error: BaseException | None) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from importlib import import_module
+
+from sqlalchemy import MetaData, Table
 
 from mainstay.errors import Misconfigured
 
-__all__ = ["discover"]
+__all__ = ["discover", "metadata_of", "tables_of"]
 
 
 def discover(paths: Iterable[str]) -> tuple[str, ...]:
@@ -39,3 +42,39 @@ def discover(paths: Iterable[str]) -> tuple[str, ...]:
             import_module(below.name)
             found[below.name] = None
     return tuple(found)
+
+
+def tables_of(names: Iterable[str]) -> list[Table]:
+    """Return the tables that modules define, as `Table` or as mapped classes, each once.
+
+    Args:
+        names: The modules; those that are not imported, and what lies below, define nothing.
+    """
+    found: dict[str, Table] = {}
+    for value in _values(names):
+        table = getattr(value, "__table__", None) if isinstance(value, type) else value
+        if isinstance(table, Table):
+            found.setdefault(table.fullname, table)
+    return list(found.values())
+
+
+def metadata_of(names: Iterable[str]) -> list[MetaData]:
+    """Return what holds the tables of modules: of each `MetaData` in them, or base class of
+    models, or table. What holds none is left out.
+    """
+    found: dict[int, MetaData] = {}
+    for value in _values(names):
+        metadata = value if isinstance(value, MetaData) else getattr(value, "metadata", None)
+        if isinstance(metadata, MetaData) and metadata.tables:
+            found.setdefault(id(metadata), metadata)
+    return list(found.values())
+
+
+def _values(names: Iterable[str]) -> Iterator[object]:
+    for name in names:
+        below = [each for each in sys.modules if each == name or each.startswith(f"{name}.")]
+        for each in sorted(below):
+            module = sys.modules[each]
+            for value in list(vars(module).values()):
+                if isinstance(value, type | Table | MetaData):
+                    yield value

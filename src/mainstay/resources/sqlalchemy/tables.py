@@ -50,7 +50,7 @@ OF_CELERY = ("celery_taskmeta", "celery_tasksetmeta")
 
 _NAMES = (
     *("inbox", "outbox", "idempotency_keys", "dead_letters", "task_status"),
-    *("workflows", "workflow_steps", "schedule", "task_markers"),
+    *("workflows", "workflow_steps", "schedule", "task_markers", "revisions"),
 )
 
 
@@ -264,6 +264,12 @@ def metadata(dialect: str) -> MetaData:
         "schedule",
         Column("name", String(255), primary_key=True),
         Column("ticked_at", Moment, nullable=False),
+        indexed=(),
+    )
+    add(
+        "revisions",
+        Column("version_table", String(255), primary_key=True),
+        Column("revision", String(255), primary_key=True),
         indexed=(),
     )
     return made

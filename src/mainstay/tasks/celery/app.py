@@ -38,7 +38,7 @@ from typing_extensions import override
 
 from mainstay.context import CORRELATION_ID
 from mainstay.errors import Disconnected, Invalid, Misconfigured, NoRoute, Unconfirmed
-from mainstay.service import Service
+from mainstay.service import Service, services_of
 from mainstay.tasks.celery import profiles, sending
 from mainstay.tasks.celery.alarms import Alarm, Blocked
 from mainstay.tasks.celery.broker import Broker
@@ -107,7 +107,7 @@ def get_celery_app(holder: Any) -> App:
     Raises:
         Misconfigured: It has none.
     """
-    for service in _services(holder):
+    for service in services_of(holder):
         broker = service.find(Broker)
         if broker is not None:
             return broker.app
@@ -633,15 +633,3 @@ def _whole_seconds(countdown: float | None, eta: Any) -> tuple[float | None, Any
 def _is_celery_command() -> bool:
     command = Path(sys.argv[0])
     return "celery" in (command.name, command.parent.name)
-
-
-def _services(holder: Any) -> list[Service]:
-    found = [
-        holder,
-        getattr(holder, "service", None),
-        getattr(getattr(holder, "state", None), "service", None),
-    ]
-    extensions = getattr(holder, "extensions", None)
-    if isinstance(extensions, Mapping):
-        found.append(extensions.get("mainstay"))
-    return [each for each in found if isinstance(each, Service)]

@@ -611,6 +611,38 @@ def test_models_are_found_where_the_settings_say(package: Path, tmp_path: Path) 
     assert database.models == ("shop.model", "shop.model.rows")
 
 
+def test_models_without_migrations_are_no_agreement(
+    package: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (package / "model.py").write_text(
+        "import sqlalchemy as sa\n"
+        "orders = sa.Table('orders', sa.MetaData(), sa.Column('id', sa.Integer))\n"
+    )
+    app = made(
+        package,
+        database_url=f"sqlite:///{tmp_path / 'shop.db'}",
+        model_discovery_paths=("shop.model",),
+    )
+    flask = app.test_cli_runner()
+    assert flask.invoke(args=["db", "upgrade"]).exit_code == 0
+    check = flask.invoke(args=["db", "check"])
+    assert (check.exit_code, "add table orders" in check.output) == (1, True)
+    revision = flask.invoke(args=["db", "revision", "-m", "first"])
+    assert revision.exit_code == 78
+    assert "mainstay db init" in revision.output
+    for _ in range(2):
+        ready = app.test_client().get("/ready")
+        assert (ready.status_code, ready.get_json()["checks"]["schema"]["status"]) == (
+            503,
+            "unhealthy",
+        )
+    assert capfd.readouterr().out.count("that the database lacks (orders)") == 1
+
+
 def test_models_that_are_not_there_are_named(package: Path, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     with pytest.raises(Misconfigured, match=r"MODEL_DISCOVERY_PATHS.*'shop\.modle'"):

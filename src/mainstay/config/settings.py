@@ -322,6 +322,10 @@ class Settings(BaseModel):
         SecretStr | None,
         Read("<PREFIX>SECRET_KEY", "FLASK_SECRET_KEY", default=_FOR_PAGES),
     ] = Field(None, description="What signs the cookies of pages.")
+    csrf_enabled: Annotated[bool, Read(default="false in test, else true")] = Field(
+        default_factory=lambda data: data.get("env") != "test",
+        description="Refuse what another site has a browser do in a session of ours (Flask).",
+    )
 
     cors_allow_origins: tuple[str, ...] = Field(
         (), description="Sites whose scripts may call this service; '*' is refused outside dev."

@@ -32,8 +32,12 @@ PIECE_BYTES = 65_536
 """What a client takes at a time of a long body, so that one who does not read holds no more."""
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
-_OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_NOTHING_FROM_OUTSIDE = (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'")
+_OF_PAGES = [
+    # Our own forms say where they come from, which Flask-WTF and others want to see over TLS.
+    (b"referrer-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
+]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _CLOSE = (b"connection", b"close")
 _FORM = "application/x-www-form-urlencoded"
@@ -334,9 +338,7 @@ class HttpEntry(exchange.Exchange, Timed):
         if find(b"text/html") >= 0:
             found = dict(headers)
             if found.get(b"content-type", b"").startswith(b"text/html"):
-                headers += _OF_PAGES
-                if b"content-security-policy" not in found:
-                    headers.append(_NOTHING_FROM_OUTSIDE)
+                headers += [pair for pair in _OF_PAGES if pair[0] not in found]
         if edge.is_strict and self.scope.get("scheme") == "https":
             headers.append(_HSTS)
         if edge.draining.is_set() and self.scope.get("http_version", "1.1") < "2":

@@ -81,8 +81,12 @@ _WHOLE_BYTES = 65_536
 """An answer that announces no more than this is known before any of it leaves."""
 
 _NOSNIFF = ("x-content-type-options", "nosniff")
-_OF_PAGES = [("referrer-policy", "no-referrer"), ("x-frame-options", "DENY")]
-_NOTHING_FROM_OUTSIDE = ("content-security-policy", "default-src 'self'; frame-ancestors 'none'")
+_OF_PAGES = [
+    # Our own forms say where they come from, which Flask-WTF and others want to see over TLS.
+    ("referrer-policy", "same-origin"),
+    ("x-frame-options", "DENY"),
+    ("content-security-policy", "default-src 'self'; frame-ancestors 'none'"),
+]
 _HSTS = ("strict-transport-security", "max-age=31536000; includeSubDomains")
 _CLOSE = ("connection", "close")
 _BLANKS = str.maketrans("\r\n\x00", "   ")
@@ -496,9 +500,7 @@ class WsgiEntry(exchange.Exchange):
         if "text/html" in values:
             found = {name.lower(): value for name, value in headers}
             if found.get("content-type", "").startswith("text/html"):
-                headers += _OF_PAGES
-                if "content-security-policy" not in found:
-                    headers.append(_NOTHING_FROM_OUTSIDE)
+                headers += [pair for pair in _OF_PAGES if pair[0] not in found]
         if edge.is_strict and self.environ.get("wsgi.url_scheme") == "https":
             headers.append(_HSTS)
         if edge.rules.cors is not None:

@@ -301,7 +301,7 @@ def test_answers_say_what_browsers_must_not_do(running: Running) -> None:
     assert api["x-content-type-options"] == "nosniff"
     page = running.client.get("/page").headers
     assert page["x-frame-options"] == "DENY"
-    assert page["referrer-policy"] == "no-referrer"
+    assert page["referrer-policy"] == "same-origin"
     assert "frame-ancestors 'none'" in page["content-security-policy"]
     assert "strict-transport-security" not in page
 

@@ -15,7 +15,7 @@ from werkzeug.routing import RoutingException
 from mainstay.config import Settings
 from mainstay.http import wsgi
 from mainstay.http.cors import Cors
-from mainstay.http.flask import commands, cookies, discovery, docs, errors, routes
+from mainstay.http.flask import commands, cookies, csrf, discovery, docs, errors, routes
 from mainstay.http.flask.json import Json
 from mainstay.http.flask.work import replayed
 from mainstay.http.rules import placed
@@ -95,6 +95,7 @@ def create_app(
     errors.install(app)
     app.register_error_handler(Replay, replayed)
     cookies.protect(app, settings)
+    csrf.install(app)
     static = (f"{app.static_url_path}/*",) if app.has_static_folder else ()
     rules = wsgi.Rules(
         own={
@@ -127,6 +128,11 @@ class _Application(Flask):
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return self.stations(environ, start_response)
+
+    def dispatch_request(self, *context: Any) -> Any:
+        # After the hooks that run before a request, and before any view.
+        csrf.check()
+        return super().dispatch_request(*context)
 
     def make_response(self, rv: Any) -> Response:
         # What no handler has answered comes here as it was raised.

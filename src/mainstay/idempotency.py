@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -83,11 +84,14 @@ def parse_key(value: str) -> str:
 def fingerprint(body: bytes, content_type: str = "") -> bytes:
     """Return what tells a body from every other: SHA-256 over its media type and its content.
 
-    JSON that differs in blanks or in the order of names alone is the same body.
+    JSON that differs in blanks or in the order of names alone is the same body, and so are forms
+    of several parts that differ in the boundary alone, which clients draw anew each time.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
         body = _canonical(body)
+    elif media_type.startswith("multipart/"):
+        body = _without_boundary(body, content_type)
     return hashlib.sha256(media_type.encode() + b"\0" + body).digest()
 
 
@@ -99,6 +103,17 @@ def _canonical(body: bytes) -> bytes:
     except orjson.JSONDecodeError:
         return body  # it will be refused, and the same bytes are the same refusal
     return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS)
+
+
+def _without_boundary(body: bytes, content_type: str) -> bytes:
+    head = Message()
+    head["content-type"] = content_type
+    boundary = head.get_boundary()
+    if not boundary:
+        return body
+    parts = body.split(b"--" + boundary.encode("latin-1", "replace"))
+    # With the length of each, or what is in one could pass for two.
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from mainstay import context as contexts
+from mainstay import idempotency
 from mainstay.context import Context, Principal
 from mainstay.errors import DeadlineExceeded, MainstayError, Malformed
 from mainstay.http import addresses, bodies, exchange, tokens
@@ -40,7 +41,6 @@ _OF_PAGES = [
 ]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _CLOSE = (b"connection", b"close")
-_FORM = "application/x-www-form-urlencoded"
 _BLANKS = bytes.maketrans(b"\r\n\x00", b"   ")
 _value = itemgetter(1)
 
@@ -70,6 +70,9 @@ class HttpEntry(exchange.Exchange, Timed):
     seen: Headers
     unit: UnitOfWork | None = None
     """What the handler did that counts only once it is committed."""
+    body: bytes | None = None
+    """All of it as it was received, once it has been read; of a request with an
+    `Idempotency-Key` alone."""
 
     _held: list[Message] | None = None
     _body_bytes = 0
@@ -77,6 +80,7 @@ class HttpEntry(exchange.Exchange, Timed):
     _body: list[bytes] | None = None
     _is_body_awaited = False
     _is_body_complete = False
+    _is_keyed = False
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge = edge
@@ -234,19 +238,23 @@ class HttpEntry(exchange.Exchange, Timed):
         # Refused before a byte of it is read.
         if announced is not None and (not announced.isdecimal() or int(announced) > limit):
             raise self._stop(bodies.too_large(limit))
-        content_type = self.seen.get("content-type")
-        if content_type is not None and (
-            bodies.is_json(content_type) or content_type.startswith(_FORM)
-        ):
+        self._is_keyed = idempotency.HEADER in self.seen
+        if self._is_keyed or self._check is not None:
             self._body = []
+
+    @property
+    def _check(self) -> Callable[[bytes], None] | None:
+        content_type = self.seen.get("content-type")
+        return None if content_type is None else bodies.check_of(content_type)
 
     def _check_body(self) -> None:
         body, self._body = self._body or [], None
         whole = body[0] if len(body) == 1 else b"".join(body)
-        if whole and self.seen["content-type"].startswith(_FORM):
-            bodies.check_form(whole)
-        elif whole:
-            bodies.check_json(whole)
+        check = self._check
+        if whole and check is not None:
+            check(whole)
+        if self._is_keyed:
+            self.body = whole
 
     def _stop(self, error: MainstayError) -> BaseException:
         """Make *error* the answer, whatever the application makes of what it gets instead."""

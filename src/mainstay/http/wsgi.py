@@ -91,6 +91,7 @@ _HSTS = ("strict-transport-security", "max-age=31536000; includeSubDomains")
 _CLOSE = ("connection", "close")
 _BLANKS = str.maketrans("\r\n\x00", "   ")
 _BODILESS = frozenset({"204", "304"})
+_KEY = "HTTP_IDEMPOTENCY_KEY"
 _HANDLING: Step[None] = Step()
 
 
@@ -230,6 +231,7 @@ class WsgiEntry(exchange.Exchange):
 
     _given: tuple[str, Pairs] | None = None
     _matched: Matched | None = None
+    _body: Body | None = None
     _written: list[bytes]
     _ends_at = 0.0
 
@@ -321,9 +323,8 @@ class WsgiEntry(exchange.Exchange):
         # Or each request would be a cycle, for the collector to find.
         environ = self.environ
         environ.pop(ENTRY, None)
-        body = environ["wsgi.input"]
-        if isinstance(body, Body):
-            environ["wsgi.input"] = body.stream
+        if self._body is not None:
+            environ["wsgi.input"] = self._body.stream
 
     def check_time(self) -> None:
         """Pass while the caller still waits.
@@ -336,6 +337,10 @@ class WsgiEntry(exchange.Exchange):
                 "the service did not answer in time: nothing of what it did was kept",
                 retry_after_seconds=1.0,
             )
+
+    def body_as_received(self) -> bytes:
+        """Return the body of a request with an `Idempotency-Key`, whoever has read it."""
+        return b"" if self._body is None else self._body.as_received()
 
     def _verify(self) -> Principal | None:
         principal = tokens.verify(
@@ -412,10 +417,11 @@ class WsgiEntry(exchange.Exchange):
         # Without a length, and a server that knows the end, there is no body to be had.
         if not announced and "wsgi.input_terminated" not in environ:
             announced = "0"
-        environ["wsgi.input"] = Body(
+        environ["wsgi.input"] = self._body = Body(
             environ["wsgi.input"],
             announced=announced,
             content_type=environ.get("CONTENT_TYPE", ""),
+            is_keyed=_KEY in environ,
             limit_bytes=self._body_limit,
             ends_at=self._ends_at,
             stop=self._stop,

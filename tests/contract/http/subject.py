@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, WebSocket
+from fastapi import APIRouter, Depends, File, Form, Request, WebSocket
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
 
@@ -63,6 +63,18 @@ async def asked_for_its_id(w: Annotated[Work, Depends(work)]) -> str:
     return w.id
 
 
+async def read_first(request: Request) -> None:
+    """Read the body before anybody else, as the test asks for."""
+    way = request.headers.get("x-read-first")
+    if way == "form":
+        await request.form()
+    elif way == "data":
+        await request.body()
+    elif way == "stream":
+        async for _ in request.stream():
+            pass
+
+
 def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     """Return the application as FastAPI makes it."""
     app = create_app(service, **options)
@@ -106,6 +118,39 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     ) -> None:
         subject.calls.append(w.id)
         raise RuntimeError("out of luck")
+
+    orders = APIRouter(prefix="/orders", dependencies=[Depends(read_first)])
+
+    @orders.post("/form")
+    async def order_form(
+        item: Annotated[str, Form()], w: Annotated[Work, Depends(idempotent)]
+    ) -> str:
+        subject.calls.append(item)
+        return item
+
+    @orders.post("/file")
+    async def order_file(
+        item: Annotated[bytes, File()], w: Annotated[Work, Depends(idempotent)]
+    ) -> str:
+        subject.calls.append(item.decode())
+        return item.decode()
+
+    @orders.post("/data")
+    async def order_data(request: Request, w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append((await request.body()).decode())
+        return subject.calls[-1]
+
+    @orders.post("/stream")
+    async def order_stream(request: Request, w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append(b"".join([piece async for piece in request.stream()]).decode())
+        return subject.calls[-1]
+
+    @orders.post("/unread")
+    async def order_unread(w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append("")
+        return "done"
+
+    app.include_router(orders)
 
     @app.post("/items/{item_id}/pay")
     async def pay(item_id: int, w: Annotated[Work, Depends(idempotent)], coin: str = "") -> str:

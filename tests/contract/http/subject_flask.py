@@ -83,6 +83,52 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
         subject.calls.append(idempotent().id)
         raise RuntimeError("out of luck")
 
+    orders = Blueprint("orders", __name__, url_prefix="/orders")
+
+    @orders.before_request
+    def read_first() -> None:
+        """Read the body before anybody else, as the test asks for."""
+        way = request.headers.get("X-Read-First")
+        if way == "form":
+            request.form.get("csrf_token")
+        elif way == "data":
+            request.get_data()
+        elif way == "stream":
+            request.stream.read()
+
+    @orders.post("/form")
+    def order_form() -> str:
+        idempotent()
+        subject.calls.append(request.form["item"])
+        return subject.calls[-1]
+
+    @orders.post("/file")
+    def order_file() -> str:
+        idempotent()
+        subject.calls.append(request.files["item"].read().decode())
+        return subject.calls[-1]
+
+    @orders.post("/data")
+    def order_data() -> str:
+        idempotent()
+        subject.calls.append(request.get_data(as_text=True))
+        return subject.calls[-1]
+
+    @orders.post("/stream")
+    def order_stream() -> str:
+        idempotent()
+        pieces = iter(lambda: request.stream.read(1_000), b"")
+        subject.calls.append(b"".join(pieces).decode())
+        return subject.calls[-1]
+
+    @orders.post("/unread")
+    def order_unread() -> str:
+        idempotent()
+        subject.calls.append("")
+        return "done"
+
+    app.register_blueprint(orders)
+
     @app.post("/items/<int:item_id>/pay")
     @operation
     def pay(item_id: int, w: KeyedWork, coin: str = "") -> str:

@@ -217,7 +217,9 @@ async def _under_key(request: Request, key: str) -> Work:
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
     content_type = request.headers.get("content-type", "")
-    asked = asked_under(key, entry, body=await request.body(), content_type=content_type)
+    if entry.body is None:
+        await request.body()  # who reads it next finds it there
+    asked = asked_under(key, entry, body=entry.body or b"", content_type=content_type)
     store = store_of(entry)
     unit = _KeyedUnit(await work(request), entry)
     unit.work.name(asked.scope)

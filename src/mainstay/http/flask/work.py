@@ -212,7 +212,7 @@ def _under_key(key: str) -> Work:
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
     content_type = request.headers.get("content-type", "")
-    asked = asked_under(key, entry, body=request.get_data(), content_type=content_type)
+    asked = asked_under(key, entry, body=entry.body_as_received(), content_type=content_type)
     store = store_of(entry)
     unit = _KeyedUnit(work(), entry)
     unit.work.name(asked.scope)

@@ -167,7 +167,8 @@ class Answer:
         headers: Those that belong to the answer itself: content type, ``Location``, and the like.
         fits: False when the answer says that the body does not fit: then the key stays free, and
             the sender may use it for the body that does.
-        keeps: The effect is kept also when the answer is an error.
+        keeps: The effect is kept also when the answer is an error, or the handler raised.
+        has_raised: The handler raised, and somebody made an answer of that.
     """
 
     status: int
@@ -175,6 +176,7 @@ class Answer:
     body: bytes = b""
     fits: bool = True
     keeps: bool = False
+    has_raised: bool = False
     is_replay: bool = field(default=False, compare=False)
 
 
@@ -211,15 +213,17 @@ class Verdict:
 
 
 def verdict(answer: Answer) -> Verdict:
-    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx without any effect, unless
-    the handler keeps it.
+    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx, and what is answered for a
+    handler that raised, without any effect, unless the handler keeps it.
 
     An answer that may be otherwise the next time is not kept: 5xx, 429 and bodies that do not fit.
     """
-    if answer.status < 400:
-        return Verdict(keeps_effect=True, keeps_answer=True)
+    is_success = answer.status < 400
     is_final = answer.status < 500 and answer.status != 429 and answer.fits
-    return Verdict(keeps_effect=answer.keeps, keeps_answer=is_final)
+    return Verdict(
+        keeps_effect=answer.keeps or (is_success and not answer.has_raised),
+        keeps_answer=is_success or is_final,
+    )
 
 
 class Store(Protocol[S_contra]):

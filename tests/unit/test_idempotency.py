@@ -119,6 +119,9 @@ def test_a_key_belongs_to_its_principal_and_its_operation_and_what_that_is_done_
         (Answer(422, fits=False, keeps=True), True, False),
         (Answer(429, keeps=True), True, False),
         (Answer(500, keeps=True), True, False),
+        (Answer(200, has_raised=True), False, True),
+        (Answer(303, has_raised=True), False, True),
+        (Answer(303, has_raised=True, keeps=True), True, True),
     ],
 )
 def test_what_is_kept_of_an_answer(answer: Answer, effect: bool, kept: bool) -> None:

@@ -134,6 +134,9 @@ class UnitOfWork(Protocol):
     def holds(self) -> bool:
         """Must the whole answer be known before any of it leaves?"""
 
+    def fail(self) -> None:
+        """The handler has raised: what it did is undone, whatever the answer is."""
+
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         """Keep or undo what was done; called once, before the answer leaves.
 

@@ -140,8 +140,14 @@ class _Application(Flask):
             rv = errors.of_framework(rv)
         return super().make_response(rv)
 
+    def handle_user_exception(self, *given: Any) -> Any:
+        # Before any handler of the author's answers it.
+        errors.undo_work()
+        return super().handle_user_exception(*given)
+
     def log_exception(self, exc_info: Any) -> None:
         # Flask would log it a second time; the request's log line has the stack.
+        errors.undo_work()
         errors.note(exc_info[1])
 
     def make_default_options_response(self) -> Response:

@@ -56,7 +56,8 @@ class Work(BaseWork, Generic[S_co]):
         """The session of this work. It takes a connection with its first statement.
 
         POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
-        answered below 400; whatever else is left uncommitted is rolled back.
+        answered below 400 and the view has not raised; whatever else is left uncommitted is
+        rolled back.
 
         Raises:
             Misconfigured: The service holds no database.
@@ -243,6 +244,9 @@ class _Unit:
         self.work = work
         self.entry = entry
 
+    def fail(self) -> None:
+        self.work.has_raised = True
+
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         self.work._settle(keeps=self.work.is_kept(self.entry.method, status))
 
@@ -283,9 +287,16 @@ class _KeyedUnit(_Unit):
         if steps is None:
             return
         keeps = self.work.is_kept(self.entry.method, status)
-        answer = stored(status, headers, body, fits=not self.entry.is_misfit, keeps=keeps)
+        answer = stored(
+            status,
+            headers,
+            body,
+            fits=not self.entry.is_misfit,
+            keeps=keeps,
+            has_raised=self.work.has_raised,
+        )
         drive(steps, lambda steps: steps.send(answer))
-        self.work._settle(keeps=status < 400)
+        self.work._settle(keeps=False)  # what is kept is committed by now
 
     def close(self, error: BaseException | None) -> None:
         steps, self._steps = self._steps, None

@@ -317,6 +317,7 @@ class HttpEntry(exchange.Exchange, Timed):
         """Send a message with what every answer's header carries."""
         if message["type"] == "http.response.start":
             self._has_started = True
+            self.begin_answer()
             self.status = message["status"]
             message["headers"] = self._finish(message.get("headers", ()))
         elif "body" in message:
@@ -417,6 +418,7 @@ class SocketEntry(HttpEntry):
         kind = message["type"]
         if kind == "websocket.accept":
             self._has_started = True
+            self.begin_answer()
             self.status = 101
             correlation_id = (b"x-correlation-id", self.correlation_id.encode())
             message["headers"] = [*message.get("headers", ()), correlation_id]

@@ -218,6 +218,11 @@ class Exchange(Entry[None]):
             return None
         return self.counting()
 
+    def begin_answer(self) -> None:
+        """From now on the client sets the pace, and no deadline holds for what still works."""
+        if self.context is not None and self.context.wait is not None:
+            self.context.wait.is_over = True
+
     def leave(self) -> None:
         """Make room for the next one: whatever became of this, it has ended."""
         place, self._place = self._place, None

@@ -480,6 +480,7 @@ class WsgiEntry(exchange.Exchange):
             whole = b"".join(body) if self.unit.holds and not is_open else None
             self.unit.settle(status, headers, whole)
         self.status = status
+        self.begin_answer()
         self._send_head(line, headers)
 
     # --- answers -------------------------------------------------------------------------

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, File, Form, Request, WebSocket
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 
 from mainstay import Service
 from mainstay.context import current
@@ -34,7 +36,7 @@ from mainstay.http.fastapi import (
 )
 from tests.waiting import PATIENCE_SECONDS
 
-__all__ = ["Subject", "build", "has_time"]
+__all__ = ["Subject", "build", "has_time", "time_left"]
 
 
 class Item(BaseModel):
@@ -54,9 +56,17 @@ class Subject:
 
 
 def has_time() -> bool:
-    """Is the deadline of this request still to come?"""
+    """Is the moment still to come at which this request must have been answered?"""
     found = current()
-    return found is not None and found.remaining_seconds(PATIENCE_SECONDS) > 0
+    return found is not None and found.deadline is not None and time.monotonic() < found.deadline
+
+
+def time_left() -> str:
+    """How long may a call to another service take, that would take a thousand seconds?"""
+    found = current()
+    assert found is not None
+    told = found.inject().get("x-timeout-seconds")
+    return f"{found.remaining_seconds(1_000.0):.0f} {told}"
 
 
 async def asked_for_its_id(w: Annotated[Work, Depends(work)]) -> str:
@@ -230,6 +240,27 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
             subject.finished.append("stream")
 
         return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def noting_late() -> AsyncIterator[None]:
+        yield
+        subject.finished.append(time_left())
+
+    @app.get("/left/{way}", dependencies=[Depends(noting_late)])
+    async def left(way: str) -> Response:
+        async def pieces() -> AsyncIterator[str]:
+            yield time_left()
+
+        def pieces_of_a_thread() -> Iterator[str]:
+            yield time_left()
+
+        def note() -> None:
+            subject.finished.append(time_left())
+
+        if way == "stream":
+            return StreamingResponse(pieces())
+        if way == "stream of a thread":
+            return StreamingResponse(pieces_of_a_thread())
+        return Response(time_left(), background=BackgroundTask(note))
 
     @app.get("/address")
     async def address(request: Request) -> dict[str, str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, request, stream_with_context
 
 from mainstay import Service
 from mainstay.context import current
@@ -30,7 +30,7 @@ from mainstay.http.flask import (
     require_role,
     work,
 )
-from tests.contract.http.subject import Item, Subject, has_time
+from tests.contract.http.subject import Item, Subject, has_time, time_left
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["build"]
@@ -212,6 +212,23 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
             subject.finished.append("stream")
 
         return Response(events(), mimetype="text/event-stream")
+
+    @app.get("/left/<way>")
+    def left(way: str) -> Response:
+        def pieces() -> Iterator[str]:
+            yield time_left()
+
+        def note() -> None:
+            subject.finished.append(time_left())
+
+        if way == "stream":
+            response = Response(pieces())
+        elif way == "stream of a thread":
+            response = Response(stream_with_context(pieces()))
+        else:
+            response = Response(time_left())
+        response.call_on_close(note)
+        return response
 
     @app.get("/address")
     def address() -> dict[str, str]:

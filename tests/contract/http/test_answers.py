@@ -550,6 +550,23 @@ def test_a_stream_may_last_longer_than_a_request(run: Run) -> None:
         assert "data: 2" in list(answer.iter_lines())
 
 
+@pytest.mark.parametrize("way", ["stream", "stream of a thread"])
+def test_no_deadline_holds_for_what_a_stream_does_on_its_way(running: Running, way: str) -> None:
+    answer = running.client.get(f"/left/{way}", headers={"X-Timeout-Seconds": "20"})
+    assert answer.text == "1000 None"
+    assert eventually(lambda: running.subject.finished) == ["1000 None"]
+
+
+@ON_EVENT_LOOPS
+def test_no_deadline_holds_for_what_is_done_in_the_background(running: Running) -> None:
+    answer = running.client.get("/left/behind", headers={"X-Timeout-Seconds": "20"})
+    left, told = map(float, answer.text.split())
+    assert (0 < left <= 20, 0 < told <= 20) == (True, True)
+    # By the task, and by a dependency after its `yield`.
+    assert eventually(lambda: len(running.subject.finished) == 2)
+    assert set(running.subject.finished) == {"1000 None"}
+
+
 @ON_EVENT_LOOPS
 def test_a_websocket_passes_all_stations(running: Running) -> None:
     from websockets.sync.client import connect

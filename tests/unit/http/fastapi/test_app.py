@@ -12,10 +12,13 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
 from mainstay import Resource, Service, Settings
+from mainstay import context as contexts
 from mainstay.errors import Misconfigured
 from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent
 from mainstay.lifecycle import Phase
@@ -179,6 +182,34 @@ def test_settings_that_an_application_cannot_do_without_are_named_at_once() -> N
     for variable in ("FLASK_SECRET_KEY", "DATABASE_URL"):
         assert variable in str(refused.value)
     assert "REDIS_URL" not in str(refused.value)
+
+
+@pytest.mark.parametrize("way", ["function", "class"])
+async def test_a_deadline_ends_with_the_answers_begin_also_behind_a_middleware(
+    service: Service, way: str
+) -> None:
+    app = create_app(service)
+
+    async def passing(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    if way == "function":
+        app.middleware("http")(passing)
+    else:
+        app.add_middleware(GZipMiddleware)
+
+    @app.get("/export")
+    async def export() -> StreamingResponse:
+        async def rows() -> AsyncIterator[str]:
+            yield "left: "  # a middleware may hold the answer until there is something to send
+            context = contexts.current()
+            assert context is not None
+            yield str(context.remaining_seconds(1_000.0))
+
+        return StreamingResponse(rows())
+
+    async with client_of(app) as client:
+        assert (await client.get("/export")).text == "left: 1000.0"
 
 
 # --- the document ---------------------------------------------------------------------------

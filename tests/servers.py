@@ -46,9 +46,9 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             join(thread)
 
 
-def served_wsgi(app: Any, *, threads: int = 64) -> AbstractContextManager[int]:
+def served_wsgi(app: Any, *, threads: int = 64, **options: Any) -> AbstractContextManager[int]:
     """Serve a WSGI application, as :func:`served`."""
-    return served(Bridge(app, threads=threads))
+    return served(Bridge(app, threads=threads), **options)
 
 
 def exchange(port: int, request: bytes, *, timeout_seconds: float = PATIENCE_SECONDS) -> bytes:

@@ -27,6 +27,7 @@ from mainstay.http.entry import PIECE_BYTES
 from mainstay.http.environ import COUNT
 from mainstay.http.lifespan import lifespan, on_uvicorn
 from mainstay.http.problems import MEDIA_TYPE, problem_of
+from mainstay.http.routes import path_below
 from mainstay.http.wsgi import (
     BODY_FAULT,
     IN_FLIGHT_LIMIT,
@@ -387,13 +388,13 @@ def environ_of(scope: Scope) -> Environ:
     with a hyphen, so it would pass what a proxy removes.
     """
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    root: str = scope.get("root_path", "")
+    root = scope.get("root_path", "").encode().decode("latin-1")
     path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("latin-1")
     server, client = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
     environ: Environ = {
         "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": root,
-        "PATH_INFO": path.removeprefix(root),
+        "SCRIPT_NAME": root.rstrip("/"),
+        "PATH_INFO": path_below(root, path),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1] or ""),

@@ -16,7 +16,7 @@ from mainstay.http import addresses, bodies, exchange, tokens
 from mainstay.http.deadlines import Timed
 from mainstay.http.headers import Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, as_error, problem_of
-from mainstay.http.routes import UNMATCHED, template_of
+from mainstay.http.routes import UNMATCHED, path_below, template_of
 from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from mainstay.pipeline import Step
 
@@ -86,7 +86,8 @@ class HttpEntry(exchange.Exchange, Timed):
         self.edge = edge
         self.scope = scope
         self.method = self.asked_method = scope.get("method", "WEBSOCKET")
-        self.path = scope["path"]
+        self._root_path: str = scope.get("root_path", "")
+        self.path = path_below(self._root_path, scope["path"]) or "/"
         self.seen = Headers(scope["headers"])
         self._receive = receive
         self._send = send
@@ -115,7 +116,7 @@ class HttpEntry(exchange.Exchange, Timed):
     @property
     def instance(self) -> str:
         raw: bytes | None = self.scope.get("raw_path")
-        return raw.decode("latin-1") if raw is not None else self.path
+        return raw.decode("latin-1") if raw is not None else self.scope["path"]
 
     @property
     def query(self) -> str:
@@ -140,7 +141,7 @@ class HttpEntry(exchange.Exchange, Timed):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
 
     def template(self) -> str:
-        return template_of(self.scope)
+        return template_of(self.scope, self._root_path)
 
     def verification(self) -> Step[Principal | None]:
         return Step(aio=self._verify)

@@ -175,7 +175,7 @@ class Edge(exchange.Edge):
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # An application that is mounted in another one passes the stations once.
         if ENTRY in environ:
-            return self.app(environ, start_response)
+            return (self.own.get(environ.get("PATH_INFO", "")) or self.app)(environ, start_response)
         if not self.has_begun:
             self.begin()
         return WsgiEntry(self, environ, start_response).run()

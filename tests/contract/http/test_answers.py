@@ -313,6 +313,39 @@ def test_https_is_asked_for_outside_dev_behind_a_trusted_proxy(run: Run) -> None
     assert "strict-transport-security" not in running.client.get("/context").headers
 
 
+# --- below a path ---------------------------------------------------------------------------
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+@pytest.mark.parametrize("root_path", ["/svc", "/a/b/", "/api/v1"])
+def test_a_service_that_is_served_below_a_path_is_as_one_that_is_not(
+    run: Run, root_path: str
+) -> None:
+    running = run(
+        env="prod",
+        jwt_secret_key=SECRET,
+        options={"public": ("/context", "/page*")},
+        server={"root_path": root_path},
+    )
+    get = running.client.get
+    for path in ("/health", "/ready", "/metrics", "/context", "/page", "/api/v1/docs"):
+        assert get(path).status_code == 200, path
+    problem(get("/api/v1/items/7"), 401)
+    token = running.service.tokens.issue("user-1")
+    answer = get("/api/v1/items/7", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()) == (200, {"id": 7})
+    problem(get("/nothing", headers={"Authorization": f"Bearer {token}"}), 404)
+    lines = [line for line in running.lines(6) if "item" in line["route"]]
+    assert {(line["route"], line["status"]) for line in lines} >= {("/api/v1/items/{item_id}", 200)}
+    document = get("/api/v1/openapi.json").json()
+    assert document["servers"] == [{"url": root_path.rstrip("/")}]
+
+
+def test_a_document_names_no_path_where_there_is_none(running: Running) -> None:
+    assert "servers" not in running.client.get("/api/v1/openapi.json").json()
+
+
 # --- addresses ------------------------------------------------------------------------------
 
 

@@ -17,7 +17,7 @@ from mainstay.errors import NotFound
 from mainstay.http import own
 from mainstay.http.environ import Environ
 from mainstay.http.flask.marks import body_limit_of
-from mainstay.http.own import Answering, Reply
+from mainstay.http.own import Answering, Asked, Reply
 from mainstay.http.problems import MEDIA_TYPE, Problem, not_allowed
 from mainstay.http.wsgi import ENTRY, Matched, WsgiEntry
 
@@ -54,7 +54,7 @@ def machines(service: Service) -> dict[str, WSGIApplication]:
     return {path: served(partial(_asked, service, path)) for path in own.machine_paths(service)}
 
 
-def _asked(service: Service, path: str, _: str) -> Reply:
+def _asked(service: Service, path: str, _: Asked) -> Reply:
     answer = monitor.answer(service, path)
     if answer is None:
         raise NotFound(f"there is nothing at {path}")
@@ -72,7 +72,8 @@ def served(answering: Answering) -> WSGIApplication:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         if method in ("GET", "HEAD"):
-            reply = answering(environ.get("HTTP_ACCEPT_ENCODING", ""))
+            encodings = environ.get("HTTP_ACCEPT_ENCODING", "")
+            reply = answering(Asked(encodings, environ.get("SCRIPT_NAME", "")))
         elif method == "OPTIONS":
             reply = Reply(204, {"allow": own.READING}, b"")
         else:

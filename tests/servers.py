@@ -27,9 +27,8 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             app,
             log_config=None,
             access_log=False,
-            proxy_headers=False,
             timeout_graceful_shutdown=5,
-            **options,
+            **{"proxy_headers": False, **options},
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)

@@ -23,8 +23,9 @@ from urllib.parse import unquote_to_bytes
 from mainstay.context import new_id
 from mainstay.errors import MainstayError, Overloaded
 from mainstay.http import bodies
+from mainstay.http.connections import forget_forwarded
 from mainstay.http.entry import PIECE_BYTES
-from mainstay.http.environ import COUNT
+from mainstay.http.environ import COUNT, is_forwarded
 from mainstay.http.lifespan import lifespan, on_uvicorn
 from mainstay.http.problems import MEDIA_TYPE, problem_of
 from mainstay.http.routes import path_below
@@ -96,6 +97,9 @@ class Bridge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         environ = environ_of(scope)
+        if is_forwarded(environ):
+            forget_forwarded(scope, receive)
+            environ = environ_of(scope)
         call = _Call(self.app, environ, receive, send)
         try:
             if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:

@@ -13,6 +13,7 @@ from mainstay import idempotency
 from mainstay.context import Context, Principal
 from mainstay.errors import DeadlineExceeded, MainstayError, Malformed
 from mainstay.http import addresses, bodies, exchange, tokens
+from mainstay.http.connections import forget_forwarded
 from mainstay.http.deadlines import Timed
 from mainstay.http.headers import Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, as_error, problem_of
@@ -125,6 +126,9 @@ class HttpEntry(exchange.Exchange, Timed):
 
     def believe_proxies(self) -> None:
         scope, hops = self.scope, self.edge.hops
+        forget_forwarded(scope, self._receive)
+        if not hops:
+            return
         scope["client"] = (self.client, 0)
         scope["scheme"] = addresses.client_scheme(
             scope.get("scheme", "http"), self.seen.get("x-forwarded-proto"), hops

@@ -43,6 +43,11 @@ class Seen(Mapping[str, str]):
     def has_token(self) -> bool:
         """Does the request show who asks?"""
 
+    @property
+    @abstractmethod
+    def is_forwarded(self) -> bool:
+        """Does a proxy, or somebody who says so, tell of a client behind it?"""
+
     @abstractmethod
     def context(self, limit_seconds: float | None) -> Context:
         """Continue the caller's context, or begin one, with our own limit as its deadline.
@@ -128,7 +133,9 @@ class Exchange(Entry[None]):
 
     @abstractmethod
     def believe_proxies(self) -> None:
-        """Put what the proxies say of the client where the application looks for it."""
+        """Put what the trusted proxies say of the client where the application looks for it, and
+        take away what a server believes of others.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -198,7 +205,7 @@ class Exchange(Entry[None]):
         self.context = contexts.current()
         self.check()
         edge = self.edge
-        if edge.hops:
+        if self.seen.is_forwarded:
             self.believe_proxies()
         if self.seen.has_token:
             return None if self.path in edge.own else self.verification()

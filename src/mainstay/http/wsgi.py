@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import ssl
 import threading
 import time
 import weakref
@@ -292,6 +293,12 @@ class WsgiEntry(exchange.Exchange):
 
     def believe_proxies(self) -> None:
         environ, hops = self.environ, self.edge.hops
+        # gunicorn takes the scheme from whoever connects from 127.0.0.1.
+        if (connection := environ.get("gunicorn.socket")) is not None:
+            is_tls = isinstance(connection, ssl.SSLSocket)
+            environ["wsgi.url_scheme"] = "https" if is_tls else "http"
+        if not hops:
+            return
         environ["REMOTE_ADDR"] = self.client
         environ["wsgi.url_scheme"] = addresses.client_scheme(
             environ["wsgi.url_scheme"], self.seen.get("x-forwarded-proto"), hops

@@ -288,6 +288,13 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         await connection.send_text(await connection.receive_text())
         await connection.close()
 
+    @app.websocket("/address")
+    async def address_of_socket(connection: WebSocket) -> None:
+        assert connection.client is not None
+        await connection.accept()
+        await connection.send_text(f"{connection.client.host} {connection.url.scheme}")
+        await connection.close()
+
     @app.websocket("/refused")
     async def refused(connection: WebSocket) -> None:
         raise NotFound("there is no such room")

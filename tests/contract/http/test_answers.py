@@ -369,9 +369,47 @@ def test_a_forwarded_address_is_believed_from_as_many_hops_as_are_trusted(run: R
     }
 
 
-# --- who asks -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "client"),
+    [
+        (0, "192.0.2.7", "127.0.0.1"),
+        (1, "198.51.100.66, 192.0.2.7", "192.0.2.7"),
+        (2, "192.0.2.7", "127.0.0.1"),
+    ],
+)
+def test_what_uvicorn_believes_of_a_client_on_this_machine_is_not_heard(
+    run: Run, hops: int, forwarded: str, client: str
+) -> None:
+    running = run(trusted_proxies=hops, server={"proxy_headers": True})
+    headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": "https"}
+    for method in ("GET", "HEAD"):
+        answer = running.client.request(method, "/address", headers=headers)
+        assert answer.status_code == 200
+    answer = running.client.get("/address", headers=headers)
+    assert answer.json() == {"address": client, "scheme": "https" if hops else "http"}
 
-SECRET = "a secret of at least thirty-two bytes"
+
+def test_no_rate_limit_is_evaded_by_a_forwarded_address(run: Run) -> None:
+    running = run(server={"proxy_headers": True})
+    answers = [
+        running.client.get("/seldom", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+        for number in range(3)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+@ON_EVENT_LOOPS
+def test_no_websocket_has_a_forwarded_address(run: Run) -> None:
+    from websockets.sync.client import connect
+
+    port = run(server={"proxy_headers": True}).port
+    headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    url = f"ws://127.0.0.1:{port}/address"
+    with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE_SECONDS) as ws:
+        assert ws.recv() == "127.0.0.1 ws"
+
+
+# --- who asks -------------------------------------------------------------------------------
 
 
 def test_a_route_that_asks_who_answers_401_to_nobody(running: Running) -> None:

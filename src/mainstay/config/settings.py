@@ -316,7 +316,7 @@ class Settings(BaseModel):
     ] = Field(1_209_600, description="How long a refresh token is valid.")
     auth_required: Annotated[bool, Read(default="false in dev, else true")] = Field(
         default_factory=lambda data: not _is_soft(data),
-        description="Routes that change or show data need a token.",
+        description="Routes that change or show data need a token, or on Flask a login.",
     )
     secret_key: Annotated[
         SecretStr | None,

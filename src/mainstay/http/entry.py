@@ -163,7 +163,7 @@ class HttpEntry(exchange.Exchange, Timed):
             self.seen.get(contexts.PRINCIPAL_TOKEN),
         )
         if principal is None and self.needs_token:
-            raise exchange.no_token()
+            self.refuse_unknown()
         return principal
 
     async def _count(self) -> None:

@@ -210,8 +210,16 @@ class Exchange(Entry[None]):
         if self.seen.has_token:
             return None if self.path in edge.own else self.verification()
         if edge.auth_required and self.needs_token:
-            raise no_token()
+            self.refuse_unknown()
         return None
+
+    def refuse_unknown(self) -> None:
+        """Nobody vouches for the caller, and somebody has to.
+
+        Raises:
+            NotAuthenticated: Unless it is left to the application to find out who asks.
+        """
+        raise no_token()
 
     def admit(self) -> Step[None] | None:
         rules = self.edge.rules
@@ -307,5 +315,11 @@ class Exchange(Entry[None]):
         return self.method == "OPTIONS" and self.edge.rules.answers_other_sites
 
 
-def no_token() -> NotAuthenticated:
+def no_token(*, takes_logins: bool = False) -> NotAuthenticated:
+    """Return the refusal of who shows no token, and is not signed in where that would do."""
+    if takes_logins:
+        return NotAuthenticated(
+            "this needs a token or a login: send the token as Authorization: Bearer …, or sign in "
+            "and send the cookie of the session"
+        )
     return NotAuthenticated("this needs a token: send it as Authorization: Bearer …")

@@ -116,11 +116,16 @@ class Rules(rules.Rules):
         match: Asked while the application works on a request: which route did it find?
         body_limit: Asked before it does: how many bytes will the route take? 0 where it does not
             say so.
+        takes_login: Asked of a request that shows no token where one is needed: will the
+            application itself find out who has signed in, before it does anything?
+        check: Called when the service's life begins; raises what it cannot begin with.
         cors: For scripts of other sites; refusals are shown to them too.
     """
 
     match: Callable[[Environ], Matched | None] | None = None
     body_limit: Callable[[Environ], int] | None = None
+    takes_login: Callable[[Environ], bool] | None = None
+    check: Callable[[], None] | None = None
     cors: Cors | None = None
 
     @property
@@ -191,6 +196,8 @@ class Edge(exchange.Edge):
         with self._beginning:
             if self.has_begun:
                 return
+            if self.rules.check is not None:
+                self.rules.check()
             if self._begun_in:
                 self.service.forked()
             self.service.start(self.process)
@@ -232,6 +239,8 @@ class WsgiEntry(exchange.Exchange):
     seen: Headers
     unit: UnitOfWork | None = None
     """What the handler did that counts only once it is committed."""
+    awaits_login = False
+    """Has the application still to find out who asks?"""
 
     _given: tuple[str, Pairs] | None = None
     _matched: Matched | None = None
@@ -314,6 +323,12 @@ class WsgiEntry(exchange.Exchange):
         if "\x00" in self.path or "%00" in environ.get("QUERY_STRING", ""):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
 
+    def refuse_unknown(self) -> None:
+        takes_login = self.edge.rules.takes_login
+        if takes_login is None or not takes_login(self.environ):
+            raise exchange.no_token(takes_logins=takes_login is not None)
+        self.awaits_login = True
+
     def template(self) -> str:
         matched = self._match()
         return UNMATCHED if matched is None else matched.template
@@ -359,7 +374,7 @@ class WsgiEntry(exchange.Exchange):
             self.environ.get("HTTP_X_MAINSTAY_TOKEN"),
         )
         if principal is None and self.needs_token:
-            raise exchange.no_token()
+            self.refuse_unknown()
         return principal
 
     def _count(self) -> None:
@@ -482,6 +497,8 @@ class WsgiEntry(exchange.Exchange):
     def _settle(self, body: Iterable[bytes], is_open: bool) -> None:
         line, headers = self._given or ("", [])
         status = int(line[:3])
+        if self.awaits_login:
+            raise exchange.no_token(takes_logins=True)  # somebody else has answered
         self.check_time()
         if self.unit is not None:
             whole = b"".join(body) if self.unit.holds and not is_open else None

@@ -33,6 +33,7 @@ __all__ = [
     "machines",
     "matching",
     "rate_limit",
+    "route_of",
     "served",
     "template_of",
 ]
@@ -123,14 +124,21 @@ def body_limits(app: Flask) -> Callable[[Environ], int]:
     """
 
     def limit(environ: Environ) -> int:
-        with suppress(Exception):  # a host that is no host, a converter of the author's, no route
-            adapter = app.create_url_adapter(Request(environ))
-            if adapter is not None:
-                rule, _values = adapter.match(return_rule=True)
-                return body_limit_of(app.view_functions.get(rule.endpoint))
+        rule = route_of(app, environ)
+        if rule is not None:
+            return body_limit_of(app.view_functions.get(rule.endpoint))
         return max(map(body_limit_of, app.view_functions.values()), default=0)
 
     return limit
+
+
+def route_of(app: Flask, environ: Environ) -> Route | None:
+    """Return the route that *app* will lead a request to, if it finds one."""
+    with suppress(Exception):  # a host that is no host, a converter of the author's, no route
+        adapter = app.create_url_adapter(Request(environ))
+        if adapter is not None:
+            return adapter.match(return_rule=True)[0]
+    return None
 
 
 def template_of(rule: Route) -> str:

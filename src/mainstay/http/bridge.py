@@ -77,12 +77,17 @@ class Bridge:
         app: The application.
         threads: How many requests it works on at a time; by default as many as may be in hand,
             and some to spare.
+
+    Raises:
+        Misconfigured: The application, as it is now, cannot be served.
     """
 
     def __init__(self, app: WSGIApplication, *, threads: int | None = None) -> None:
         edge = getattr(app, "stations", None)
         self.app = app
         self.edge = edge if isinstance(edge, Edge) else None
+        if self.edge is not None:
+            self.edge.check()
         in_hand = IN_FLIGHT_LIMIT if self.edge is None else self.edge.rules.in_flight_limit
         self._bodies = _Bodies()
         self._threads = _Threads(in_hand + SPARE_THREADS if threads is None else threads)

@@ -118,7 +118,7 @@ class Rules(rules.Rules):
             say so.
         takes_login: Asked of a request that shows no token where one is needed: will the
             application itself find out who has signed in, before it does anything?
-        check: Called when the service's life begins; raises what it cannot begin with.
+        check: Called before the service's life begins; raises what it cannot begin with.
         cors: For scripts of other sites; refusals are shown to them too.
     """
 
@@ -191,13 +191,21 @@ class Edge(exchange.Edge):
         ask = self.rules.body_limit
         return (ask(environ) if ask is not None else 0) or self.body_limit_bytes
 
+    def check(self) -> None:
+        """Pass when the application, which is complete by now, can be served.
+
+        Raises:
+            Misconfigured: It cannot.
+        """
+        if self.rules.check is not None:
+            self.rules.check()
+
     def begin(self) -> None:
         """Begin the service's life in this process; once, however often it is called."""
         with self._beginning:
             if self.has_begun:
                 return
-            if self.rules.check is not None:
-                self.rules.check()
+            self.check()
             if self._begun_in:
                 self.service.forked()
             self.service.start(self.process)

@@ -114,7 +114,7 @@ def check() -> Any:
         NotAuthenticated: Nobody is.
     """
     entry: WsgiEntry | None = request.environ.get(ENTRY)
-    if entry is None or not entry.needs_token or _known() is not None:
+    if entry is None or not entry.needs_token or _known() is not None or _is_static_file():
         return None
     manager = _login_manager(current_app)
     if manager is not None:
@@ -149,6 +149,14 @@ def _signed_in() -> Principal | None:
 
 def _login_manager(app: Flask) -> Any:
     return getattr(app, "login_manager", None)
+
+
+def _is_static_file() -> bool:
+    """Is it a file of a blueprint's? Those of the application are public, too."""
+    name = request.blueprint or ""
+    blueprint = current_app.blueprints.get(name)
+    is_one = request.endpoint == f"{name}.static"
+    return is_one and blueprint is not None and blueprint.has_static_folder
 
 
 def _is_one_of(views: set[str]) -> bool:

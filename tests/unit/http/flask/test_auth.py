@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from mainstay import Service, Settings
 from mainstay.context import Principal
 from mainstay.errors import Misconfigured, NotAuthenticated
+from mainstay.http.bridge import Bridge
 from mainstay.http.flask import (
     CurrentUser,
     create_app,
@@ -222,6 +224,25 @@ def test_public_pages_are_named_in_one_line_and_the_page_to_sign_in_on_needs_no_
     assert client.post("/logout").status_code == 401
 
 
+def test_the_files_of_a_blueprint_are_public_as_those_of_the_application_are(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "site.css").write_text("body {}")
+    app = with_flask_login(static_folder=str(tmp_path), static_url_path="/static")
+    accounts = Blueprint(
+        "accounts", __name__, url_prefix="/accounts", static_folder=str(tmp_path),
+        static_url_path="/files",
+    )  # fmt: skip
+    accounts.add_url_rule("/<path:path>", "any", lambda path: "any")
+    app.register_blueprint(accounts)
+    client = client_of(app)
+    for path in ("/static/site.css", "/accounts/files/site.css"):
+        with client.get(path) as answer:
+            assert answer.status_code == 200, path
+            assert answer.get_data(as_text=True) == "body {}"
+    assert client.get("/accounts/rows").status_code == 401
+
+
 def test_a_browser_is_led_to_the_page_to_sign_in_on() -> None:
     client = client_of(with_flask_login())
     answer = client.get("/dashboard", headers=PAGE)
@@ -314,3 +335,6 @@ def test_a_service_in_which_nobody_can_sign_in_needs_a_key_of_tokens() -> None:
         create_app(Settings(env="prod", service_name="shop"))
     with pytest.raises(Misconfigured, match=r"JWT_SECRET_KEY.*create_app\(principal"):
         client_of(shop()).get("/about")
+    with pytest.raises(Misconfigured, match="JWT_SECRET_KEY"):
+        Bridge(shop())
+    Bridge(with_flask_login())

@@ -5,8 +5,6 @@ Flask, or what Flask-Login remembers somebody by. Other cookies, of a load balan
 on another port, sign nobody in. Of two signs that another site cannot make, one is enough:
 
 1. The browser says that a page of ours sent it: `Sec-Fetch-Site`, or `Origin` where it sends none.
-   Where there is neither, a body that is JSON says so too: a browser asks first whether another
-   site may send that, and is told no.
 2. The token that a page of ours has: as `X-CSRF-Token`, or as the form's field
    `mainstay_csrf_token`; or that of a form of Flask-WTF.
 
@@ -38,8 +36,12 @@ _OWN_PAGES = frozenset({"same-origin", "none"})
 
 
 def install(app: Flask) -> None:
-    """Let templates of *app* call ``csrf_token()``, unless they have that of Flask-WTF."""
-    app.context_processor(lambda: {} if _has_csrf_protect(app) else {"csrf_token": csrf_token})
+    """Let templates of *app* call ``csrf_token()``, unless an extension such as Flask-WTF does."""
+
+    def names() -> dict[str, Any]:
+        return {} if "csrf_token" in app.jinja_env.globals else {"csrf_token": csrf_token}
+
+    app.context_processor(names)
 
 
 def csrf_token() -> str:
@@ -109,10 +111,8 @@ def _is_of_own_page() -> bool:
     site, origin = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin")
     if site is not None:
         return site in _OWN_PAGES
-    if origin is not None:
-        # Not its scheme: behind a proxy that speaks TLS for us, ours is another one.
-        return origin.partition("://")[2].lower() == request.host.lower()
-    return request.is_json
+    # Not its scheme: behind a proxy that speaks TLS for us, ours is another one.
+    return origin is not None and origin.partition("://")[2].lower() == request.host.lower()
 
 
 def _has_token() -> bool:

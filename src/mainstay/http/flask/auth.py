@@ -26,6 +26,7 @@ __all__ = [
     "get_current_user",
     "has_logins",
     "install",
+    "known",
     "require_role",
     "taking_logins",
 ]
@@ -50,7 +51,7 @@ def get_current_user() -> Principal:
     Raises:
         NotAuthenticated: Nobody; also where the settings ask for nobody, because this view does.
     """
-    principal = _known()
+    principal = known()
     if principal is None:
         raise no_token(takes_logins=has_logins(current_app))
     return principal
@@ -80,7 +81,7 @@ def require_role(*roles: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def has_logins(app: Flask) -> bool:
     """Does anything say who has signed in?"""
-    return app.extensions[_PRINCIPAL] is not None or _login_manager(app) is not None
+    return app.extensions.get(_PRINCIPAL) is not None or _login_manager(app) is not None
 
 
 def taking_logins(app: Flask) -> Callable[[Environ], bool]:
@@ -114,7 +115,7 @@ def check() -> Any:
         NotAuthenticated: Nobody is.
     """
     entry: WsgiEntry | None = request.environ.get(ENTRY)
-    if entry is None or not entry.needs_token or _known() is not None or _is_static_file():
+    if entry is None or not entry.needs_token or known() is not None or _is_static_file():
         return None
     manager = _login_manager(current_app)
     if manager is not None:
@@ -127,7 +128,8 @@ def check() -> Any:
     raise no_token(takes_logins=True)
 
 
-def _known() -> Principal | None:
+def known() -> Principal | None:
+    """Return who asks, if anybody is known: who a token vouches for, else who has signed in."""
     context = contexts.current()
     if context is not None and context.principal is not None:
         return context.principal
@@ -138,7 +140,7 @@ def _known() -> Principal | None:
 
 
 def _signed_in() -> Principal | None:
-    ask: Callable[[], Principal | None] | None = current_app.extensions[_PRINCIPAL]
+    ask: Callable[[], Principal | None] | None = current_app.extensions.get(_PRINCIPAL)
     if ask is not None:
         return ask()
     if _login_manager(current_app) is None:

@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
 from mainstay.http import misfits
+from mainstay.http.flask.auth import known
 from mainstay.http.flask.marks import takes_header
 from mainstay.http.work import (
     KEY_DESCRIPTION,
@@ -212,6 +213,7 @@ def _under_key(key: str) -> Work:
     entry = _entry()
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
+    known()  # a key is its principal's own, also where nobody has to sign in
     content_type = request.headers.get("content-type", "")
     asked = asked_under(key, entry, body=entry.body_as_received(), content_type=content_type)
     store = store_of(entry)

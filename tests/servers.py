@@ -27,9 +27,8 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             app,
             log_config=None,
             access_log=False,
-            proxy_headers=False,
             timeout_graceful_shutdown=5,
-            **options,
+            **{"proxy_headers": False, **options},
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
@@ -46,9 +45,9 @@ def served(app: Any, **options: Any) -> Iterator[int]:
             join(thread)
 
 
-def served_wsgi(app: Any, *, threads: int = 64) -> AbstractContextManager[int]:
+def served_wsgi(app: Any, *, threads: int = 64, **options: Any) -> AbstractContextManager[int]:
     """Serve a WSGI application, as :func:`served`."""
-    return served(Bridge(app, threads=threads))
+    return served(Bridge(app, threads=threads), **options)
 
 
 def exchange(port: int, request: bytes, *, timeout_seconds: float = PATIENCE_SECONDS) -> bytes:

@@ -32,6 +32,7 @@ __all__ = [
     "TRACESTATE",
     "Context",
     "Principal",
+    "Wait",
     "activate",
     "current",
     "identify",
@@ -76,6 +77,18 @@ class Principal:
     token: str = field(default="", repr=False)
 
 
+class Wait:
+    """Does the caller still wait for an answer?
+
+    One object for all the tasks and threads that work for it: each has a context of its own.
+    """
+
+    __slots__ = ("is_over",)
+
+    def __init__(self) -> None:
+        self.is_over = False
+
+
 class Context(NamedTuple):
     """The identity of one unit of work.
 
@@ -90,6 +103,8 @@ class Context(NamedTuple):
         tracestate: The vendors' part of the trace, passed on as it came.
         principal: Who asked, once verified.
         deadline: When the caller stops waiting, on this process' monotonic clock.
+        wait: Once the answer has begun, the deadline limits nothing any more: neither what a
+            stream does on its way nor what is done in the background.
     """
 
     correlation_id: str
@@ -100,6 +115,7 @@ class Context(NamedTuple):
     tracestate: str = ""
     principal: Principal | None = None
     deadline: float | None = None
+    wait: Wait | None = None
 
     @classmethod
     def new(cls) -> Context:
@@ -166,6 +182,7 @@ class Context(NamedTuple):
                 state,
                 None,
                 None if seconds is None else time.monotonic() + seconds,
+                Wait(),
             ),
         )
 
@@ -176,7 +193,7 @@ class Context(NamedTuple):
             headers[TRACESTATE] = self.tracestate
         if self.principal is not None and self.principal.token:
             headers[PRINCIPAL_TOKEN] = self.principal.token
-        if self.deadline is not None:
+        if self.deadline is not None and not self._is_answered:
             headers[TIMEOUT_SECONDS] = f"{max(self.deadline - time.monotonic(), 0.0):.3f}"
         return headers
 
@@ -193,9 +210,13 @@ class Context(NamedTuple):
         """Return how long an outgoing call may take: what is left of the deadline, at most
         *default*, never below zero.
         """
-        if self.deadline is None:
+        if self.deadline is None or self._is_answered:
             return default
         return max(min(self.deadline - time.monotonic(), default), 0.0)
+
+    @property
+    def _is_answered(self) -> bool:
+        return self.wait is not None and self.wait.is_over
 
 
 def is_id(text: str) -> bool:

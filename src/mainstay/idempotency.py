@@ -20,6 +20,7 @@ import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email.message import Message
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -83,11 +84,14 @@ def parse_key(value: str) -> str:
 def fingerprint(body: bytes, content_type: str = "") -> bytes:
     """Return what tells a body from every other: SHA-256 over its media type and its content.
 
-    JSON that differs in blanks or in the order of names alone is the same body.
+    JSON that differs in blanks or in the order of names alone is the same body, and so are forms
+    of several parts that differ in the boundary alone, which clients draw anew each time.
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "application/json" or media_type.endswith("+json"):
         body = _canonical(body)
+    elif media_type.startswith("multipart/"):
+        body = _without_boundary(body, content_type)
     return hashlib.sha256(media_type.encode() + b"\0" + body).digest()
 
 
@@ -99,6 +103,17 @@ def _canonical(body: bytes) -> bytes:
     except orjson.JSONDecodeError:
         return body  # it will be refused, and the same bytes are the same refusal
     return orjson.dumps(parsed, option=orjson.OPT_SORT_KEYS)
+
+
+def _without_boundary(body: bytes, content_type: str) -> bytes:
+    head = Message()
+    head["content-type"] = content_type
+    boundary = head.get_boundary()
+    if not boundary:
+        return body
+    parts = body.split(b"--" + boundary.encode("latin-1", "replace"))
+    # With the length of each, or what is in one could pass for two.
+    return b"".join(len(part).to_bytes(8, "big") + part for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +167,8 @@ class Answer:
         headers: Those that belong to the answer itself: content type, ``Location``, and the like.
         fits: False when the answer says that the body does not fit: then the key stays free, and
             the sender may use it for the body that does.
-        keeps: The effect is kept also when the answer is an error.
+        keeps: The effect is kept also when the answer is an error, or the handler raised.
+        has_raised: The handler raised, and somebody made an answer of that.
     """
 
     status: int
@@ -160,6 +176,7 @@ class Answer:
     body: bytes = b""
     fits: bool = True
     keeps: bool = False
+    has_raised: bool = False
     is_replay: bool = field(default=False, compare=False)
 
 
@@ -196,15 +213,17 @@ class Verdict:
 
 
 def verdict(answer: Answer) -> Verdict:
-    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx without any effect, unless
-    the handler keeps it.
+    """Say what is kept: an answer of 2xx or 3xx with its effect; a 4xx, and what is answered for a
+    handler that raised, without any effect, unless the handler keeps it.
 
     An answer that may be otherwise the next time is not kept: 5xx, 429 and bodies that do not fit.
     """
-    if answer.status < 400:
-        return Verdict(keeps_effect=True, keeps_answer=True)
+    is_success = answer.status < 400
     is_final = answer.status < 500 and answer.status != 429 and answer.fits
-    return Verdict(keeps_effect=answer.keeps, keeps_answer=is_final)
+    return Verdict(
+        keeps_effect=answer.keeps or (is_success and not answer.has_raised),
+        keeps_answer=is_success or is_final,
+    )
 
 
 class Store(Protocol[S_contra]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, assert_type
 
 from fastapi import Depends, FastAPI
+from flask import Blueprint, Flask
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlmodel import Session as SQLModelSession
@@ -12,6 +13,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession as SQLModelAsyncSession
 
 from mainstay import Principal, Service, Settings
 from mainstay.breakers import Breaker
+from mainstay.http import flask
 from mainstay.http.client import AsyncClient, Client, Reply
 from mainstay.http.etags import check_if_match, etag_of
 from mainstay.http.fastapi import (
@@ -34,7 +36,7 @@ from mainstay.resources.sqlalchemy import Database
 service = Service(Settings)
 app = create_app(service, title="Orders", public=("/", "/auth/*"), in_flight_limit=100)
 assert_type(app, FastAPI)
-assert_type(create_app(Settings), FastAPI)
+assert_type(create_app(Settings, root_path="/shop"), FastAPI)
 
 
 @app.get("/orders")
@@ -74,6 +76,24 @@ async def delete(
 @app.patch("/orders/{order_id}")
 async def correct(w: Annotated[Work[SQLModelAsyncSession], Depends(idempotent)]) -> None:
     assert_type(w.session, SQLModelAsyncSession)
+
+
+def signed_in() -> Principal | None:
+    return None
+
+
+shop = flask.create_app(Settings, principal=signed_in, public=("/", "/help/*"))
+assert_type(shop, Flask)
+assert_type(flask.csrf_exempt(Blueprint("hooks", __name__)), Blueprint)
+
+
+@shop.post("/paid")
+@flask.csrf_exempt
+def paid() -> str:
+    return flask.csrf_token()
+
+
+assert_type(paid(), str)
 
 
 def units_of_work() -> None:

@@ -127,6 +127,16 @@ def test_a_deadline_that_is_over_leaves_nothing() -> None:
     assert context.inject()["x-timeout-seconds"] == "0.000"
 
 
+def test_a_deadline_ends_for_everybody_who_has_the_context_when_the_answer_begins() -> None:
+    context = Context.extract({"x-timeout-seconds": "5"})
+    of_a_task, assigned = context.child(), context._replace(principal=Principal("user-7"))
+    assert context.wait is not None
+    context.wait.is_over = True
+    for one in (context, of_a_task, assigned):
+        assert one.remaining_seconds(30) == 30
+        assert "x-timeout-seconds" not in one.inject()
+
+
 def test_without_a_deadline_the_default_holds() -> None:
     assert Context.new().remaining_seconds(7) == 7
     assert "x-timeout-seconds" not in Context.new().inject()

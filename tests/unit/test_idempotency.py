@@ -64,6 +64,25 @@ def test_the_content_type_is_part_of_the_body_and_its_parameters_are_not() -> No
     assert fingerprint(b"1", JSON) != fingerprint(b"1", "text/plain")
 
 
+def form(boundary: str, *values: str) -> tuple[bytes, str]:
+    parts = (f'--{boundary}\r\nContent-Disposition: form-data; name="a"\r\n\r\n{v}' for v in values)
+    body = "\r\n".join([*parts, f"--{boundary}--\r\n"])
+    return body.encode(), f'Multipart/form-data; boundary="{boundary}"'
+
+
+def test_the_boundary_is_no_part_of_a_form() -> None:
+    assert fingerprint(*form("x", "1", "2")) == fingerprint(*form("y-y", "1", "2"))
+    assert fingerprint(*form("x", "1", "2")) != fingerprint(*form("x", "1", "3"))
+    assert fingerprint(*form("x", "1", "2")) != fingerprint(*form("x", "12"))
+    # What is one part looks like two without its boundary.
+    inner = '1\r\n--\r\nContent-Disposition: form-data; name="a"\r\n\r\n2'
+    assert fingerprint(*form("x", "1", "2")) != fingerprint(*form("x", inner))
+
+
+def test_a_form_without_a_boundary_is_compared_as_it_is() -> None:
+    assert fingerprint(b"1", "multipart/form-data") != fingerprint(b"2", "multipart/form-data")
+
+
 def test_a_key_belongs_to_its_principal_and_its_operation_and_what_that_is_done_to() -> None:
     def scope(operation: str, principal: str, target: str = "") -> str:
         return Request.of(
@@ -100,6 +119,9 @@ def test_a_key_belongs_to_its_principal_and_its_operation_and_what_that_is_done_
         (Answer(422, fits=False, keeps=True), True, False),
         (Answer(429, keeps=True), True, False),
         (Answer(500, keeps=True), True, False),
+        (Answer(200, has_raised=True), False, True),
+        (Answer(303, has_raised=True), False, True),
+        (Answer(303, has_raised=True, keeps=True), True, True),
     ],
 )
 def test_what_is_kept_of_an_answer(answer: Answer, effect: bool, kept: bool) -> None:

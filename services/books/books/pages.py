@@ -62,7 +62,7 @@ def types() -> Response:
 def _page(template: str, page: str, **shown: object) -> Response:
     language = request.accept_languages.best_match(TEXTS, default=DEFAULT)
     text = TEXTS[language or DEFAULT]
-    api = f"/{service.settings.api_primary_path}"
+    api = f"{request.script_root}/{service.settings.api_primary_path}"
     response = make_response(
         render_template(template, page=page, language=language, text=text, api=api, **shown)
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 from uuid import uuid4
 
-from fastapi import APIRouter, Depends, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -32,18 +32,31 @@ Filter = Annotated[str | None, Query(max_length=255)]
 Shown = TypeVar("Shown", Record, Log)
 
 
+async def root_path(request: Request) -> str:
+    """Return the path that the service is served below."""
+    path: str = request.scope.get("root_path", "")
+    return path.rstrip("/")
+
+
+RootPath = Annotated[str, Depends(root_path)]
+
+
 @app.get("/", tags=["service"])
-async def root() -> dict[str, Any]:
+async def root(below: RootPath) -> dict[str, Any]:
     """Return name, version and links."""
     return {
         "name": service.name,
         "version": settings.version,
-        "links": {"docs": f"{API}/docs", "health": "/health", "metrics": "/metrics"},
+        "links": {
+            "docs": f"{below}{API}/docs",
+            "health": f"{below}/health",
+            "metrics": f"{below}/metrics",
+        },
     }
 
 
 @router.post("/data/process", tags=["data"])
-async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
+async def process(body: ProcessIn, w: KeyedWork, response: Response, below: RootPath) -> ProcessOut:
     """Process the payload now: a call to the data service's server."""
     record_id = uuid4()
     try:
@@ -61,12 +74,14 @@ async def process(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessO
     )
     w.session.add(record)
     response.headers["X-Record-ID"] = str(record_id)
-    response.headers["Location"] = f"{API}/database/records/{record_id}"
+    response.headers["Location"] = f"{below}{API}/database/records/{record_id}"
     return ProcessOut(task_id="-", task_status=queries.status_of(outcome), outcome=outcome)
 
 
 @router.post("/data/process-async", status_code=202, tags=["data"])
-async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> ProcessOut:
+async def process_async(
+    body: ProcessIn, w: KeyedWork, response: Response, below: RootPath
+) -> ProcessOut:
     """Accept the payload now and process it later: a task, which leaves with its record."""
     task_id = await w.send(process_task, body.payload, body.description)
     w.session.add(
@@ -78,7 +93,7 @@ async def process_async(body: ProcessIn, w: KeyedWork, response: Response) -> Pr
             task_status=queries.PROCESSING,
         )
     )
-    response.headers["Location"] = f"{API}/data/process-async/{task_id}"
+    response.headers["Location"] = f"{below}{API}/data/process-async/{task_id}"
     return ProcessOut(task_id=task_id, task_status=queries.PROCESSING, outcome=None)
 
 

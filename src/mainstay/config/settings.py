@@ -322,12 +322,16 @@ class Settings(BaseModel):
     ] = Field(1_209_600, description="How long a refresh token is valid.")
     auth_required: Annotated[bool, Read(default="false in dev, else true")] = Field(
         default_factory=lambda data: not _is_soft(data),
-        description="Routes that change or show data need a token.",
+        description="Routes that change or show data need a token, or on Flask a login.",
     )
     secret_key: Annotated[
         SecretStr | None,
         Read("<PREFIX>SECRET_KEY", "FLASK_SECRET_KEY", default=_FOR_PAGES),
     ] = Field(None, description="What signs the cookies of pages.")
+    csrf_enabled: Annotated[bool, Read(default="false in test, else true")] = Field(
+        default_factory=lambda data: data.get("env") != "test",
+        description="Refuse what another site has a browser do in a session of ours (Flask).",
+    )
 
     cors_allow_origins: tuple[str, ...] = Field(
         (), description="Sites whose scripts may call this service; '*' is refused outside dev."

@@ -17,6 +17,7 @@ from mainstay.errors import Overloaded
 from mainstay.http import exchange, rules
 from mainstay.http.deadlines import Deadlines
 from mainstay.http.entry import HttpEntry, SocketEntry
+from mainstay.http.routes import path_below
 from mainstay.http.rules import Places
 from mainstay.http.wire import ASGIApp, Receive, Scope, Send
 from mainstay.pipeline import adrive, stations
@@ -36,11 +37,13 @@ class Rules(rules.Rules):
 
     Args:
         socket_limit: WebSockets that are open at a time, for they live long; beyond, 503.
+        root_path: The path that the application is served below, where its server does not say so.
         middleware: For CORS: put between the edge and the application, around refusals too, and
             left to answer preflight requests.
     """
 
     socket_limit: int = 1_000
+    root_path: str = ""
     middleware: Callable[[ASGIApp], ASGIApp] | None = None
 
     @property
@@ -68,9 +71,15 @@ class Edge(exchange.Edge):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
-        # An application that is mounted in another one passes the stations once.
-        if ENTRY in scope or kind not in ("http", "websocket"):
+        if kind not in ("http", "websocket"):
             await self.app(scope, receive, send)
+            return
+        if self.rules.root_path:
+            scope["root_path"] = self.rules.root_path
+        # An application that is mounted in another one passes the stations once.
+        if ENTRY in scope:
+            path = path_below(scope.get("root_path", ""), scope["path"])
+            await (self.own.get(path) or self.app)(scope, receive, send)
             return
         entry = (HttpEntry if kind == "http" else SocketEntry)(self, scope, receive, send)
         entry.scope[ENTRY] = entry

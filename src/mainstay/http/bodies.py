@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import orjson
 
@@ -21,6 +22,7 @@ __all__ = [
     "JSON_DEPTH_LIMIT",
     "check_form",
     "check_json",
+    "check_of",
     "cut_short",
     "is_json",
     "pointer_to",
@@ -31,6 +33,7 @@ __all__ = [
 JSON_DEPTH_LIMIT = 64
 
 _JSON_TYPE = re.compile(r"\s*application/(?:[\w.+-]+\+)?json\s*(?:;|\Z)", re.IGNORECASE)
+_FORM = "application/x-www-form-urlencoded"
 _NUL_DETAIL = "must not hold the character U+0000: it cannot be stored"
 
 
@@ -52,6 +55,13 @@ def cut_short() -> Malformed:
 def is_json(content_type: str) -> bool:
     """Does `Content-Type` announce JSON: `application/json`, or anything `+json`?"""
     return content_type == "application/json" or _JSON_TYPE.match(content_type) is not None
+
+
+def check_of(content_type: str) -> Callable[[bytes], None] | None:
+    """Return what looks at a whole body of *content_type*, if something does."""
+    if is_json(content_type):
+        return check_json
+    return check_form if content_type.startswith(_FORM) else None
 
 
 def check_json(body: bytes) -> None:

@@ -23,10 +23,12 @@ from urllib.parse import unquote_to_bytes
 from mainstay.context import new_id
 from mainstay.errors import MainstayError, Overloaded
 from mainstay.http import bodies
+from mainstay.http.connections import forget_forwarded
 from mainstay.http.entry import PIECE_BYTES
-from mainstay.http.environ import COUNT
+from mainstay.http.environ import COUNT, is_forwarded
 from mainstay.http.lifespan import lifespan, on_uvicorn
 from mainstay.http.problems import MEDIA_TYPE, problem_of
+from mainstay.http.routes import path_below
 from mainstay.http.wsgi import (
     BODY_FAULT,
     IN_FLIGHT_LIMIT,
@@ -75,12 +77,17 @@ class Bridge:
         app: The application.
         threads: How many requests it works on at a time; by default as many as may be in hand,
             and some to spare.
+
+    Raises:
+        Misconfigured: The application, as it is now, cannot be served.
     """
 
     def __init__(self, app: WSGIApplication, *, threads: int | None = None) -> None:
         edge = getattr(app, "stations", None)
         self.app = app
         self.edge = edge if isinstance(edge, Edge) else None
+        if self.edge is not None:
+            self.edge.check()
         in_hand = IN_FLIGHT_LIMIT if self.edge is None else self.edge.rules.in_flight_limit
         self._bodies = _Bodies()
         self._threads = _Threads(in_hand + SPARE_THREADS if threads is None else threads)
@@ -95,6 +102,9 @@ class Bridge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         environ = environ_of(scope)
+        if is_forwarded(environ):
+            forget_forwarded(scope, receive)
+            environ = environ_of(scope)
         call = _Call(self.app, environ, receive, send)
         try:
             if "CONTENT_LENGTH" not in environ and "HTTP_TRANSFER_ENCODING" not in environ:
@@ -387,13 +397,13 @@ def environ_of(scope: Scope) -> Environ:
     with a hyphen, so it would pass what a proxy removes.
     """
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
-    root: str = scope.get("root_path", "")
+    root = scope.get("root_path", "").encode().decode("latin-1")
     path = (unquote_to_bytes(raw) if b"%" in raw else raw).decode("latin-1")
     server, client = scope.get("server") or ("", 0), scope.get("client") or ("", 0)
     environ: Environ = {
         "REQUEST_METHOD": scope["method"],
-        "SCRIPT_NAME": root,
-        "PATH_INFO": path.removeprefix(root),
+        "SCRIPT_NAME": root.rstrip("/"),
+        "PATH_INFO": path_below(root, path),
         "QUERY_STRING": scope["query_string"].decode("latin-1"),
         "SERVER_NAME": server[0],
         "SERVER_PORT": str(server[1] or ""),

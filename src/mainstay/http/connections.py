@@ -14,13 +14,16 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mainstay.context import new_id
 from mainstay.errors import MainstayError, Malformed
 from mainstay.http.problems import MEDIA_TYPE, HeadersTooLarge, TimedOut, problem_of
 
-__all__ = ["HEAD_LIMIT_BYTES", "Limited", "limit_connections"]
+if TYPE_CHECKING:
+    from mainstay.http.wire import Receive, Scope
+
+__all__ = ["HEAD_LIMIT_BYTES", "Limited", "forget_forwarded", "limit_connections"]
 
 HEAD_LIMIT_BYTES = 65_536
 """Of the request line and headers, beyond the first packet; h11 has a limit of its own."""
@@ -59,6 +62,22 @@ def limit_connections() -> Iterator[None]:
     finally:
         sweeper.close()
         server.config.http_protocol_class = base
+
+
+def forget_forwarded(scope: Scope, receive: Receive) -> None:
+    """Put back into *scope* the address and the scheme that the connection itself has.
+
+    uvicorn, unless it is told not to, believes the forwarded headers of whoever connects from
+    127.0.0.1, and writes over both before an application is called.
+    """
+    owner: Any = getattr(receive, "__self__", None)
+    if not type(owner).__module__.startswith("uvicorn."):
+        return
+    from uvicorn.protocols.utils import get_remote_addr, is_ssl
+
+    scope["client"] = get_remote_addr(owner.transport)
+    plain = "ws" if scope["type"] == "websocket" else "http"
+    scope["scheme"] = f"{plain}s" if is_ssl(owner.transport) else plain
 
 
 class Limited(asyncio.Protocol):

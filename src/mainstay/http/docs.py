@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mainstay.http.own import Answering, Reply
+from mainstay.http.own import Answering, Asked, Reply
 
 __all__ = ["pages"]
 
@@ -52,7 +52,11 @@ _REDOC = """<script src="{folder}/redoc.standalone.js"></script>
 
 
 def pages(
-    folder: str, title: str, document: Callable[[], Mapping[str, Any]]
+    folder: str,
+    title: str,
+    document: Callable[[], Mapping[str, Any]],
+    *,
+    names_root_path: bool = True,
 ) -> dict[str, Answering]:
     """Return what answers ``openapi.json``, ``docs`` and ``redoc`` below *folder*, and the files
     that these need below ``docs/files``.
@@ -61,14 +65,25 @@ def pages(
 
     Args:
         document: Makes the OpenAPI document when it is asked for, with every route known by then.
+        names_root_path: Whether it says below which path its own are.
     """
     json = {"content-type": "application/json"}
     made: dict[str, Answering] = {
-        f"{folder}/openapi.json": lambda _: Reply(200, json, orjson.dumps(document())),
+        f"{folder}/openapi.json": lambda asked: Reply(
+            200, json, orjson.dumps(_placed(document(), asked.root_path if names_root_path else ""))
+        ),
         f"{folder}/docs": lambda _: _page(title, "swagger-ui", _SWAGGER),
         f"{folder}/redoc": lambda _: _page(title, "redoc", _REDOC),
     }
     return made | {f"{folder}/docs/files/{name}": _file(name) for name in _FILES}
+
+
+def _placed(document: Mapping[str, Any], root_path: str) -> Mapping[str, Any]:
+    """Say in *document* below which path its own are."""
+    servers = document.get("servers", [])
+    if not root_path or any(one.get("url") == root_path for one in servers):
+        return document
+    return {**document, "servers": [{"url": root_path}, *servers]}
 
 
 def _page(title: str, place: str, head: str) -> Reply:
@@ -93,8 +108,8 @@ def _file(name: str) -> Answering:
     }
     packed = {**headers, "content-encoding": "gzip"}
 
-    def file(accepted: str) -> Reply:
-        if stored.endswith(".gz") and "gzip" in accepted:
+    def file(asked: Asked) -> Reply:
+        if stored.endswith(".gz") and "gzip" in asked.encodings:
             return Reply(200, packed, _read(stored))
         return Reply(200, headers, _read_plain(stored))
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol
 
 from mainstay import context as contexts
+from mainstay import idempotency
 from mainstay.context import Context, Principal
 from mainstay.errors import DeadlineExceeded, MainstayError, Malformed
 from mainstay.http import addresses, bodies, exchange, tokens
+from mainstay.http.connections import forget_forwarded
 from mainstay.http.deadlines import Timed
 from mainstay.http.headers import Headers
 from mainstay.http.problems import MEDIA_TYPE, Problem, as_error, problem_of
-from mainstay.http.routes import UNMATCHED, template_of
+from mainstay.http.routes import UNMATCHED, path_below, template_of
 from mainstay.http.wire import ASGIApp, Message, RawHeaders, Receive, Scope, Send
 from mainstay.pipeline import Step
 
@@ -32,11 +34,14 @@ PIECE_BYTES = 65_536
 """What a client takes at a time of a long body, so that one who does not read holds no more."""
 
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
-_OF_PAGES = [(b"referrer-policy", b"no-referrer"), (b"x-frame-options", b"DENY")]
-_NOTHING_FROM_OUTSIDE = (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'")
+_OF_PAGES = [
+    # Our own forms say where they come from, which Flask-WTF and others want to see over TLS.
+    (b"referrer-policy", b"same-origin"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"default-src 'self'; frame-ancestors 'none'"),
+]
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")
 _CLOSE = (b"connection", b"close")
-_FORM = "application/x-www-form-urlencoded"
 _BLANKS = bytes.maketrans(b"\r\n\x00", b"   ")
 _value = itemgetter(1)
 
@@ -66,6 +71,9 @@ class HttpEntry(exchange.Exchange, Timed):
     seen: Headers
     unit: UnitOfWork | None = None
     """What the handler did that counts only once it is committed."""
+    body: bytes | None = None
+    """All of it as it was received, once it has been read; of a request with an
+    `Idempotency-Key` alone."""
 
     _held: list[Message] | None = None
     _body_bytes = 0
@@ -73,12 +81,14 @@ class HttpEntry(exchange.Exchange, Timed):
     _body: list[bytes] | None = None
     _is_body_awaited = False
     _is_body_complete = False
+    _is_keyed = False
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge = edge
         self.scope = scope
         self.method = self.asked_method = scope.get("method", "WEBSOCKET")
-        self.path = scope["path"]
+        self._root_path: str = scope.get("root_path", "")
+        self.path = path_below(self._root_path, scope["path"]) or "/"
         self.seen = Headers(scope["headers"])
         self._receive = receive
         self._send = send
@@ -107,7 +117,7 @@ class HttpEntry(exchange.Exchange, Timed):
     @property
     def instance(self) -> str:
         raw: bytes | None = self.scope.get("raw_path")
-        return raw.decode("latin-1") if raw is not None else self.path
+        return raw.decode("latin-1") if raw is not None else self.scope["path"]
 
     @property
     def query(self) -> str:
@@ -116,6 +126,9 @@ class HttpEntry(exchange.Exchange, Timed):
 
     def believe_proxies(self) -> None:
         scope, hops = self.scope, self.edge.hops
+        forget_forwarded(scope, self._receive)
+        if not hops:
+            return
         scope["client"] = (self.client, 0)
         scope["scheme"] = addresses.client_scheme(
             scope.get("scheme", "http"), self.seen.get("x-forwarded-proto"), hops
@@ -132,7 +145,7 @@ class HttpEntry(exchange.Exchange, Timed):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
 
     def template(self) -> str:
-        return template_of(self.scope)
+        return template_of(self.scope, self._root_path)
 
     def verification(self) -> Step[Principal | None]:
         return Step(aio=self._verify)
@@ -150,7 +163,7 @@ class HttpEntry(exchange.Exchange, Timed):
             self.seen.get(contexts.PRINCIPAL_TOKEN),
         )
         if principal is None and self.needs_token:
-            raise exchange.no_token()
+            self.refuse_unknown()
         return principal
 
     async def _count(self) -> None:
@@ -230,19 +243,23 @@ class HttpEntry(exchange.Exchange, Timed):
         # Refused before a byte of it is read.
         if announced is not None and (not announced.isdecimal() or int(announced) > limit):
             raise self._stop(bodies.too_large(limit))
-        content_type = self.seen.get("content-type")
-        if content_type is not None and (
-            bodies.is_json(content_type) or content_type.startswith(_FORM)
-        ):
+        self._is_keyed = idempotency.HEADER in self.seen
+        if self._is_keyed or self._check is not None:
             self._body = []
+
+    @property
+    def _check(self) -> Callable[[bytes], None] | None:
+        content_type = self.seen.get("content-type")
+        return None if content_type is None else bodies.check_of(content_type)
 
     def _check_body(self) -> None:
         body, self._body = self._body or [], None
         whole = body[0] if len(body) == 1 else b"".join(body)
-        if whole and self.seen["content-type"].startswith(_FORM):
-            bodies.check_form(whole)
-        elif whole:
-            bodies.check_json(whole)
+        check = self._check
+        if whole and check is not None:
+            check(whole)
+        if self._is_keyed:
+            self.body = whole
 
     def _stop(self, error: MainstayError) -> BaseException:
         """Make *error* the answer, whatever the application makes of what it gets instead."""
@@ -305,6 +322,7 @@ class HttpEntry(exchange.Exchange, Timed):
         """Send a message with what every answer's header carries."""
         if message["type"] == "http.response.start":
             self._has_started = True
+            self.begin_answer()
             self.status = message["status"]
             message["headers"] = self._finish(message.get("headers", ()))
         elif "body" in message:
@@ -334,9 +352,7 @@ class HttpEntry(exchange.Exchange, Timed):
         if find(b"text/html") >= 0:
             found = dict(headers)
             if found.get(b"content-type", b"").startswith(b"text/html"):
-                headers += _OF_PAGES
-                if b"content-security-policy" not in found:
-                    headers.append(_NOTHING_FROM_OUTSIDE)
+                headers += [pair for pair in _OF_PAGES if pair[0] not in found]
         if edge.is_strict and self.scope.get("scheme") == "https":
             headers.append(_HSTS)
         if edge.draining.is_set() and self.scope.get("http_version", "1.1") < "2":
@@ -407,6 +423,7 @@ class SocketEntry(HttpEntry):
         kind = message["type"]
         if kind == "websocket.accept":
             self._has_started = True
+            self.begin_answer()
             self.status = 101
             correlation_id = (b"x-correlation-id", self.correlation_id.encode())
             message["headers"] = [*message.get("headers", ()), correlation_id]

@@ -16,7 +16,7 @@ from mainstay.http.exchange import Seen
 from mainstay.http.headers import LIMIT_BYTES, LIMIT_COUNT
 from mainstay.http.problems import HeadersTooLarge
 
-__all__ = ["COUNT", "Environ", "Headers"]
+__all__ = ["COUNT", "Environ", "Headers", "is_forwarded"]
 
 Environ = dict[str, Any]  # PEP 3333 asks for one, and for no other mapping
 
@@ -65,6 +65,10 @@ class Headers(Seen):
             )
         return None
 
+    @property
+    def is_forwarded(self) -> bool:
+        return is_forwarded(self._environ)
+
     def context(self, limit_seconds: float | None) -> Context:
         get = self._environ.get
         return Context.read(
@@ -98,6 +102,11 @@ class Headers(Seen):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def is_forwarded(environ: Environ) -> bool:
+    """Does a proxy, or somebody who says so, tell of a client behind it?"""
+    return "HTTP_X_FORWARDED_FOR" in environ or "HTTP_X_FORWARDED_PROTO" in environ
 
 
 def _key_of(name: str) -> str:

@@ -43,6 +43,11 @@ class Seen(Mapping[str, str]):
     def has_token(self) -> bool:
         """Does the request show who asks?"""
 
+    @property
+    @abstractmethod
+    def is_forwarded(self) -> bool:
+        """Does a proxy, or somebody who says so, tell of a client behind it?"""
+
     @abstractmethod
     def context(self, limit_seconds: float | None) -> Context:
         """Continue the caller's context, or begin one, with our own limit as its deadline.
@@ -128,7 +133,9 @@ class Exchange(Entry[None]):
 
     @abstractmethod
     def believe_proxies(self) -> None:
-        """Put what the proxies say of the client where the application looks for it."""
+        """Put what the trusted proxies say of the client where the application looks for it, and
+        take away what a server believes of others.
+        """
 
     @abstractmethod
     def check(self) -> None:
@@ -198,13 +205,21 @@ class Exchange(Entry[None]):
         self.context = contexts.current()
         self.check()
         edge = self.edge
-        if edge.hops:
+        if self.seen.is_forwarded:
             self.believe_proxies()
         if self.seen.has_token:
             return None if self.path in edge.own else self.verification()
         if edge.auth_required and self.needs_token:
-            raise no_token()
+            self.refuse_unknown()
         return None
+
+    def refuse_unknown(self) -> None:
+        """Nobody vouches for the caller, and somebody has to.
+
+        Raises:
+            NotAuthenticated: Unless it is left to the application to find out who asks.
+        """
+        raise no_token()
 
     def admit(self) -> Step[None] | None:
         rules = self.edge.rules
@@ -217,6 +232,11 @@ class Exchange(Entry[None]):
         if rules.rate is None or rules.limits is None:
             return None
         return self.counting()
+
+    def begin_answer(self) -> None:
+        """From now on the client sets the pace, and no deadline holds for what still works."""
+        if self.context is not None and self.context.wait is not None:
+            self.context.wait.is_over = True
 
     def leave(self) -> None:
         """Make room for the next one: whatever became of this, it has ended."""
@@ -295,5 +315,11 @@ class Exchange(Entry[None]):
         return self.method == "OPTIONS" and self.edge.rules.answers_other_sites
 
 
-def no_token() -> NotAuthenticated:
+def no_token(*, takes_logins: bool = False) -> NotAuthenticated:
+    """Return the refusal of who shows no token, and is not signed in where that would do."""
+    if takes_logins:
+        return NotAuthenticated(
+            "this needs a token or a login: send the token as Authorization: Bearer …, or sign in "
+            "and send the cookie of the session"
+        )
     return NotAuthenticated("this needs a token: send it as Authorization: Bearer …")

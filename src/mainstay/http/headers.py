@@ -65,6 +65,10 @@ class Headers(Seen):
             )
         return None
 
+    @property
+    def is_forwarded(self) -> bool:
+        return b"x-forwarded-for" in self._found or b"x-forwarded-proto" in self._found
+
     def context(self, limit_seconds: float | None) -> Context:
         get = self._found.get
         correlation_id = get(_CORRELATION_ID) or get(_REQUEST_ID)

@@ -12,7 +12,7 @@ from mainstay import monitor
 if TYPE_CHECKING:
     from mainstay.service import Service
 
-__all__ = ["READING", "Answering", "Reply", "keys", "machine_paths", "reply_of"]
+__all__ = ["READING", "Answering", "Asked", "Reply", "keys", "machine_paths", "reply_of"]
 
 READING = "GET, HEAD, OPTIONS"
 """The methods that these addresses take, as `Allow` has them."""
@@ -29,8 +29,19 @@ class Reply(NamedTuple):
     body: bytes
 
 
-Answering = Callable[[str], Reply]
-"""Makes the reply for a client, given its `Accept-Encoding`."""
+class Asked(NamedTuple):
+    """What the reply to a request depends on.
+
+    Args:
+        encodings: Its `Accept-Encoding`.
+        root_path: The path that the application is served below.
+    """
+
+    encodings: str
+    root_path: str
+
+
+Answering = Callable[[Asked], Reply]
 
 
 def machine_paths(service: Service) -> frozenset[str]:

@@ -19,7 +19,6 @@ from mainstay.http import bodies
 __all__ = ["Body"]
 
 _PIECE_BYTES = 65_536
-_FORM = "application/x-www-form-urlencoded"
 
 
 class Body(io.RawIOBase):
@@ -29,6 +28,7 @@ class Body(io.RawIOBase):
         stream: The server's own.
         announced: The value of `Content-Length`, if there is one.
         content_type: JSON and forms are read whole, and looked at.
+        is_keyed: It is read whole too, and kept: :meth:`as_received` is asked for.
         limit_bytes: Asked with the first read, when the route is known.
         ends_at: Until when to wait, on the monotonic clock.
         stop: Told what is wrong with the body before it is raised, because an application may
@@ -41,6 +41,7 @@ class Body(io.RawIOBase):
         *,
         announced: str,
         content_type: str,
+        is_keyed: bool,
         limit_bytes: Callable[[], int],
         ends_at: float,
         stop: Callable[[MainstayError], None],
@@ -48,6 +49,7 @@ class Body(io.RawIOBase):
         self.stream = stream
         self._announced = announced
         self._content_type = content_type
+        self._is_keyed = is_keyed
         self._ask_limit = limit_bytes
         self._ends_at = ends_at
         self._stop = stop
@@ -82,6 +84,17 @@ class Body(io.RawIOBase):
             self._stop(error)
             raise
 
+    def as_received(self) -> bytes:
+        """Return all of the body, whoever has read it; who reads it goes on where it was."""
+        self.read(0)
+        if self._whole is None:
+            raise RuntimeError("this body is not kept: its request has no Idempotency-Key")
+        at = self._whole.tell()
+        self._whole.seek(0)
+        body = self._whole.read()
+        self._whole.seek(at)
+        return body
+
     def _begin(self) -> None:
         self._limit = self._ask_limit()
         announced = self._announced
@@ -90,11 +103,11 @@ class Body(io.RawIOBase):
             if not announced.isdecimal() or int(announced) > self._limit:
                 raise bodies.too_large(self._limit)
             self._left = int(announced)
-        is_form = self._content_type.startswith(_FORM)
-        if is_form or bodies.is_json(self._content_type):
+        check = bodies.check_of(self._content_type)
+        if check is not None or self._is_keyed:
             whole = self._rest()
-            if whole:
-                (bodies.check_form if is_form else bodies.check_json)(whole)
+            if whole and check is not None:
+                check(whole)
             self._whole = io.BytesIO(whole)
 
     def _rest(self) -> bytes:

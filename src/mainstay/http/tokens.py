@@ -24,7 +24,8 @@ def check_keys(service: Service) -> None:
     if service.settings.auth_required and not service.tokens.can_verify:
         raise Misconfigured(
             "every request needs a token, and there is no key to verify one with: set one of "
-            "JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL, or APP_AUTH_REQUIRED=false"
+            "JWT_SECRET_KEY, JWT_PRIVATE_KEY and JWT_JWKS_URL, or APP_AUTH_REQUIRED=false; on "
+            "Flask, a login does too: by Flask-Login, or create_app(principal=…)"
         )
 
 

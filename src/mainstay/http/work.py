@@ -66,6 +66,9 @@ class BaseWork:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._keeps = False
+        self.has_raised = False
+        """Has the handler raised? What it did is undone then, whatever an author's error handler
+        answers, unless it is kept."""
         self._is_answered = False
         self._has_sent = False
         self._named = 0
@@ -97,13 +100,15 @@ class BaseWork:
         return uuid.uuid4() if self._scope is None else uuid.uuid5(_NAMESPACE, self._scope)
 
     def keep(self) -> None:
-        """Commit also when the answer is an error: for what must be remembered of a failure."""
+        """Commit also when the handler raises, or the answer is an error: for what must be
+        remembered of a failure.
+        """
         self._keeps = True
 
     def is_kept(self, method: str, status: int) -> bool:
         """Is it committed when a request with *method* is answered with *status*?"""
         changes = method not in _SAFE_METHODS or self._has_sent
-        return self._keeps or (changes and status < 400)
+        return self._keeps or (changes and status < 400 and not self.has_raised)
 
     def _next_id(self) -> str:
         """The first is the work's own, so that an author can name it before it is sent."""
@@ -228,6 +233,7 @@ def stored(
     *,
     fits: bool,
     keeps: bool,
+    has_raised: bool,
 ) -> Answer:
     """Return what is stored of an answer."""
     kept = ((name.lower(), value) for name, value in headers)
@@ -237,4 +243,5 @@ def stored(
         body or b"",
         fits=fits,
         keeps=keeps,
+        has_raised=has_raised,
     )

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import ssl
 import threading
 import time
 import weakref
@@ -81,12 +82,17 @@ _WHOLE_BYTES = 65_536
 """An answer that announces no more than this is known before any of it leaves."""
 
 _NOSNIFF = ("x-content-type-options", "nosniff")
-_OF_PAGES = [("referrer-policy", "no-referrer"), ("x-frame-options", "DENY")]
-_NOTHING_FROM_OUTSIDE = ("content-security-policy", "default-src 'self'; frame-ancestors 'none'")
+_OF_PAGES = [
+    # Our own forms say where they come from, which Flask-WTF and others want to see over TLS.
+    ("referrer-policy", "same-origin"),
+    ("x-frame-options", "DENY"),
+    ("content-security-policy", "default-src 'self'; frame-ancestors 'none'"),
+]
 _HSTS = ("strict-transport-security", "max-age=31536000; includeSubDomains")
 _CLOSE = ("connection", "close")
 _BLANKS = str.maketrans("\r\n\x00", "   ")
 _BODILESS = frozenset({"204", "304"})
+_KEY = "HTTP_IDEMPOTENCY_KEY"
 _HANDLING: Step[None] = Step()
 
 
@@ -110,11 +116,16 @@ class Rules(rules.Rules):
         match: Asked while the application works on a request: which route did it find?
         body_limit: Asked before it does: how many bytes will the route take? 0 where it does not
             say so.
+        takes_login: Asked of a request that shows no token where one is needed: will the
+            application itself find out who has signed in, before it does anything?
+        check: Called before the service's life begins; raises what it cannot begin with.
         cors: For scripts of other sites; refusals are shown to them too.
     """
 
     match: Callable[[Environ], Matched | None] | None = None
     body_limit: Callable[[Environ], int] | None = None
+    takes_login: Callable[[Environ], bool] | None = None
+    check: Callable[[], None] | None = None
     cors: Cors | None = None
 
     @property
@@ -128,6 +139,9 @@ class UnitOfWork(Protocol):
     @property
     def holds(self) -> bool:
         """Must the whole answer be known before any of it leaves?"""
+
+    def fail(self) -> None:
+        """The handler has raised: what it did is undone, whatever the answer is."""
 
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         """Keep or undo what was done; called once, before the answer leaves.
@@ -167,7 +181,7 @@ class Edge(exchange.Edge):
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         # An application that is mounted in another one passes the stations once.
         if ENTRY in environ:
-            return self.app(environ, start_response)
+            return (self.own.get(environ.get("PATH_INFO", "")) or self.app)(environ, start_response)
         if not self.has_begun:
             self.begin()
         return WsgiEntry(self, environ, start_response).run()
@@ -177,11 +191,21 @@ class Edge(exchange.Edge):
         ask = self.rules.body_limit
         return (ask(environ) if ask is not None else 0) or self.body_limit_bytes
 
+    def check(self) -> None:
+        """Pass when the application, which is complete by now, can be served.
+
+        Raises:
+            Misconfigured: It cannot.
+        """
+        if self.rules.check is not None:
+            self.rules.check()
+
     def begin(self) -> None:
         """Begin the service's life in this process; once, however often it is called."""
         with self._beginning:
             if self.has_begun:
                 return
+            self.check()
             if self._begun_in:
                 self.service.forked()
             self.service.start(self.process)
@@ -223,9 +247,12 @@ class WsgiEntry(exchange.Exchange):
     seen: Headers
     unit: UnitOfWork | None = None
     """What the handler did that counts only once it is committed."""
+    awaits_login = False
+    """Has the application still to find out who asks?"""
 
     _given: tuple[str, Pairs] | None = None
     _matched: Matched | None = None
+    _body: Body | None = None
     _written: list[bytes]
     _ends_at = 0.0
 
@@ -283,6 +310,12 @@ class WsgiEntry(exchange.Exchange):
 
     def believe_proxies(self) -> None:
         environ, hops = self.environ, self.edge.hops
+        # gunicorn takes the scheme from whoever connects from 127.0.0.1.
+        if (connection := environ.get("gunicorn.socket")) is not None:
+            is_tls = isinstance(connection, ssl.SSLSocket)
+            environ["wsgi.url_scheme"] = "https" if is_tls else "http"
+        if not hops:
+            return
         environ["REMOTE_ADDR"] = self.client
         environ["wsgi.url_scheme"] = addresses.client_scheme(
             environ["wsgi.url_scheme"], self.seen.get("x-forwarded-proto"), hops
@@ -297,6 +330,12 @@ class WsgiEntry(exchange.Exchange):
             raise Malformed("the request has no Host header, which HTTP/1.1 demands")
         if "\x00" in self.path or "%00" in environ.get("QUERY_STRING", ""):
             raise Malformed("the address holds the character U+0000, which nothing can hold")
+
+    def refuse_unknown(self) -> None:
+        takes_login = self.edge.rules.takes_login
+        if takes_login is None or not takes_login(self.environ):
+            raise exchange.no_token(takes_logins=takes_login is not None)
+        self.awaits_login = True
 
     def template(self) -> str:
         matched = self._match()
@@ -317,9 +356,8 @@ class WsgiEntry(exchange.Exchange):
         # Or each request would be a cycle, for the collector to find.
         environ = self.environ
         environ.pop(ENTRY, None)
-        body = environ["wsgi.input"]
-        if isinstance(body, Body):
-            environ["wsgi.input"] = body.stream
+        if self._body is not None:
+            environ["wsgi.input"] = self._body.stream
 
     def check_time(self) -> None:
         """Pass while the caller still waits.
@@ -333,6 +371,10 @@ class WsgiEntry(exchange.Exchange):
                 retry_after_seconds=1.0,
             )
 
+    def body_as_received(self) -> bytes:
+        """Return the body of a request with an `Idempotency-Key`, whoever has read it."""
+        return b"" if self._body is None else self._body.as_received()
+
     def _verify(self) -> Principal | None:
         principal = tokens.verify(
             self.edge.service.tokens,
@@ -340,7 +382,7 @@ class WsgiEntry(exchange.Exchange):
             self.environ.get("HTTP_X_MAINSTAY_TOKEN"),
         )
         if principal is None and self.needs_token:
-            raise exchange.no_token()
+            self.refuse_unknown()
         return principal
 
     def _count(self) -> None:
@@ -408,10 +450,11 @@ class WsgiEntry(exchange.Exchange):
         # Without a length, and a server that knows the end, there is no body to be had.
         if not announced and "wsgi.input_terminated" not in environ:
             announced = "0"
-        environ["wsgi.input"] = Body(
+        environ["wsgi.input"] = self._body = Body(
             environ["wsgi.input"],
             announced=announced,
             content_type=environ.get("CONTENT_TYPE", ""),
+            is_keyed=_KEY in environ,
             limit_bytes=self._body_limit,
             ends_at=self._ends_at,
             stop=self._stop,
@@ -462,11 +505,14 @@ class WsgiEntry(exchange.Exchange):
     def _settle(self, body: Iterable[bytes], is_open: bool) -> None:
         line, headers = self._given or ("", [])
         status = int(line[:3])
+        if self.awaits_login:
+            raise exchange.no_token(takes_logins=True)  # somebody else has answered
         self.check_time()
         if self.unit is not None:
             whole = b"".join(body) if self.unit.holds and not is_open else None
             self.unit.settle(status, headers, whole)
         self.status = status
+        self.begin_answer()
         self._send_head(line, headers)
 
     # --- answers -------------------------------------------------------------------------
@@ -496,9 +542,7 @@ class WsgiEntry(exchange.Exchange):
         if "text/html" in values:
             found = {name.lower(): value for name, value in headers}
             if found.get("content-type", "").startswith("text/html"):
-                headers += _OF_PAGES
-                if "content-security-policy" not in found:
-                    headers.append(_NOTHING_FROM_OUTSIDE)
+                headers += [pair for pair in _OF_PAGES if pair[0] not in found]
         if edge.is_strict and self.environ.get("wsgi.url_scheme") == "https":
             headers.append(_HSTS)
         if edge.rules.cors is not None:

@@ -27,8 +27,8 @@ __all__ = ["bridged", "is_wsgi", "main", "makes_one"]
 _TARGET = "MAINSTAY_WSGI_TARGET"
 """Where uvicorn's worker processes find what the bridge is for."""
 
-made: list[Any] = []
-"""The application that this process has made to look at it: it is not made twice."""
+made: list[Bridge] = []
+"""What this process has made to look at the application: it is not made twice."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
         require("uvicorn", extra="flask")
         os.environ[_TARGET] = target
         # As uvicorn imports it: this module has been started, and is `__main__`.
-        import_module("mainstay.processes.serve").made.append(application)
+        import_module("mainstay.processes.serve").made.append(Bridge(application))
         target, makes = "mainstay.processes.serve:bridged", True
         options = ["--ws", "none", *options]
     serving = Serving(target, asked.host, asked.port, asked.workers, asked.grace, makes)
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def bridged() -> Bridge:
     """Return the application of this process behind the bridge; called by uvicorn."""
-    return Bridge(made.pop() if made else _application(os.environ[_TARGET])[0])
+    return made.pop() if made else Bridge(_application(os.environ[_TARGET])[0])
 
 
 def _application(target: str) -> tuple[Any, bool]:

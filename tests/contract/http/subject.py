@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, WebSocket
+from fastapi import APIRouter, Depends, File, Form, Request, WebSocket
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 
 from mainstay import Service
 from mainstay.context import current
@@ -34,7 +36,7 @@ from mainstay.http.fastapi import (
 )
 from tests.waiting import PATIENCE_SECONDS
 
-__all__ = ["Subject", "build", "has_time"]
+__all__ = ["Subject", "build", "has_time", "time_left"]
 
 
 class Item(BaseModel):
@@ -54,13 +56,33 @@ class Subject:
 
 
 def has_time() -> bool:
-    """Is the deadline of this request still to come?"""
+    """Is the moment still to come at which this request must have been answered?"""
     found = current()
-    return found is not None and found.remaining_seconds(PATIENCE_SECONDS) > 0
+    return found is not None and found.deadline is not None and time.monotonic() < found.deadline
+
+
+def time_left() -> str:
+    """How long may a call to another service take, that would take a thousand seconds?"""
+    found = current()
+    assert found is not None
+    told = found.inject().get("x-timeout-seconds")
+    return f"{found.remaining_seconds(1_000.0):.0f} {told}"
 
 
 async def asked_for_its_id(w: Annotated[Work, Depends(work)]) -> str:
     return w.id
+
+
+async def read_first(request: Request) -> None:
+    """Read the body before anybody else, as the test asks for."""
+    way = request.headers.get("x-read-first")
+    if way == "form":
+        await request.form()
+    elif way == "data":
+        await request.body()
+    elif way == "stream":
+        async for _ in request.stream():
+            pass
 
 
 def build(service: Service, **options: Any) -> tuple[Any, Subject]:
@@ -106,6 +128,39 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
     ) -> None:
         subject.calls.append(w.id)
         raise RuntimeError("out of luck")
+
+    orders = APIRouter(prefix="/orders", dependencies=[Depends(read_first)])
+
+    @orders.post("/form")
+    async def order_form(
+        item: Annotated[str, Form()], w: Annotated[Work, Depends(idempotent)]
+    ) -> str:
+        subject.calls.append(item)
+        return item
+
+    @orders.post("/file")
+    async def order_file(
+        item: Annotated[bytes, File()], w: Annotated[Work, Depends(idempotent)]
+    ) -> str:
+        subject.calls.append(item.decode())
+        return item.decode()
+
+    @orders.post("/data")
+    async def order_data(request: Request, w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append((await request.body()).decode())
+        return subject.calls[-1]
+
+    @orders.post("/stream")
+    async def order_stream(request: Request, w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append(b"".join([piece async for piece in request.stream()]).decode())
+        return subject.calls[-1]
+
+    @orders.post("/unread")
+    async def order_unread(w: Annotated[Work, Depends(idempotent)]) -> str:
+        subject.calls.append("")
+        return "done"
+
+    app.include_router(orders)
 
     @app.post("/items/{item_id}/pay")
     async def pay(item_id: int, w: Annotated[Work, Depends(idempotent)], coin: str = "") -> str:
@@ -186,6 +241,27 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
 
         return StreamingResponse(events(), media_type="text/event-stream")
 
+    async def noting_late() -> AsyncIterator[None]:
+        yield
+        subject.finished.append(time_left())
+
+    @app.get("/left/{way}", dependencies=[Depends(noting_late)])
+    async def left(way: str) -> Response:
+        async def pieces() -> AsyncIterator[str]:
+            yield time_left()
+
+        def pieces_of_a_thread() -> Iterator[str]:
+            yield time_left()
+
+        def note() -> None:
+            subject.finished.append(time_left())
+
+        if way == "stream":
+            return StreamingResponse(pieces())
+        if way == "stream of a thread":
+            return StreamingResponse(pieces_of_a_thread())
+        return Response(time_left(), background=BackgroundTask(note))
+
     @app.get("/address")
     async def address(request: Request) -> dict[str, str]:
         assert request.client is not None
@@ -210,6 +286,13 @@ def build(service: Service, **options: Any) -> tuple[Any, Subject]:
         assert found is not None
         await connection.send_text(found.correlation_id)
         await connection.send_text(await connection.receive_text())
+        await connection.close()
+
+    @app.websocket("/address")
+    async def address_of_socket(connection: WebSocket) -> None:
+        assert connection.client is not None
+        await connection.accept()
+        await connection.send_text(f"{connection.client.host} {connection.url.scheme}")
         await connection.close()
 
     @app.websocket("/refused")

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from flask import Blueprint, Flask, Response, request
+from flask import Blueprint, Flask, Response, request, stream_with_context
 
 from mainstay import Service
 from mainstay.context import current
@@ -30,7 +30,7 @@ from mainstay.http.flask import (
     require_role,
     work,
 )
-from tests.contract.http.subject import Item, Subject, has_time
+from tests.contract.http.subject import Item, Subject, has_time, time_left
 from tests.waiting import PATIENCE_SECONDS
 
 __all__ = ["build"]
@@ -82,6 +82,52 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
         assert work().id
         subject.calls.append(idempotent().id)
         raise RuntimeError("out of luck")
+
+    orders = Blueprint("orders", __name__, url_prefix="/orders")
+
+    @orders.before_request
+    def read_first() -> None:
+        """Read the body before anybody else, as the test asks for."""
+        way = request.headers.get("X-Read-First")
+        if way == "form":
+            request.form.get("csrf_token")
+        elif way == "data":
+            request.get_data()
+        elif way == "stream":
+            request.stream.read()
+
+    @orders.post("/form")
+    def order_form() -> str:
+        idempotent()
+        subject.calls.append(request.form["item"])
+        return subject.calls[-1]
+
+    @orders.post("/file")
+    def order_file() -> str:
+        idempotent()
+        subject.calls.append(request.files["item"].read().decode())
+        return subject.calls[-1]
+
+    @orders.post("/data")
+    def order_data() -> str:
+        idempotent()
+        subject.calls.append(request.get_data(as_text=True))
+        return subject.calls[-1]
+
+    @orders.post("/stream")
+    def order_stream() -> str:
+        idempotent()
+        pieces = iter(lambda: request.stream.read(1_000), b"")
+        subject.calls.append(b"".join(pieces).decode())
+        return subject.calls[-1]
+
+    @orders.post("/unread")
+    def order_unread() -> str:
+        idempotent()
+        subject.calls.append("")
+        return "done"
+
+    app.register_blueprint(orders)
 
     @app.post("/items/<int:item_id>/pay")
     @operation
@@ -166,6 +212,23 @@ def build(service: Service, **options: Any) -> tuple[Flask, Subject]:
             subject.finished.append("stream")
 
         return Response(events(), mimetype="text/event-stream")
+
+    @app.get("/left/<way>")
+    def left(way: str) -> Response:
+        def pieces() -> Iterator[str]:
+            yield time_left()
+
+        def note() -> None:
+            subject.finished.append(time_left())
+
+        if way == "stream":
+            response = Response(pieces())
+        elif way == "stream of a thread":
+            response = Response(stream_with_context(pieces()))
+        else:
+            response = Response(time_left())
+        response.call_on_close(note)
+        return response
 
     @app.get("/address")
     def address() -> dict[str, str]:

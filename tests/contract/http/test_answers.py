@@ -301,7 +301,7 @@ def test_answers_say_what_browsers_must_not_do(running: Running) -> None:
     assert api["x-content-type-options"] == "nosniff"
     page = running.client.get("/page").headers
     assert page["x-frame-options"] == "DENY"
-    assert page["referrer-policy"] == "no-referrer"
+    assert page["referrer-policy"] == "same-origin"
     assert "frame-ancestors 'none'" in page["content-security-policy"]
     assert "strict-transport-security" not in page
 
@@ -311,6 +311,39 @@ def test_https_is_asked_for_outside_dev_behind_a_trusted_proxy(run: Run) -> None
     secure = running.client.get("/context", headers={"X-Forwarded-Proto": "https"})
     assert "strict-transport-security" in secure.headers
     assert "strict-transport-security" not in running.client.get("/context").headers
+
+
+# --- below a path ---------------------------------------------------------------------------
+
+SECRET = "a secret of at least thirty-two bytes"
+
+
+@pytest.mark.parametrize("root_path", ["/svc", "/a/b/", "/api/v1"])
+def test_a_service_that_is_served_below_a_path_is_as_one_that_is_not(
+    run: Run, root_path: str
+) -> None:
+    running = run(
+        env="prod",
+        jwt_secret_key=SECRET,
+        options={"public": ("/context", "/page*")},
+        server={"root_path": root_path},
+    )
+    get = running.client.get
+    for path in ("/health", "/ready", "/metrics", "/context", "/page", "/api/v1/docs"):
+        assert get(path).status_code == 200, path
+    problem(get("/api/v1/items/7"), 401)
+    token = running.service.tokens.issue("user-1")
+    answer = get("/api/v1/items/7", headers={"Authorization": f"Bearer {token}"})
+    assert (answer.status_code, answer.json()) == (200, {"id": 7})
+    problem(get("/nothing", headers={"Authorization": f"Bearer {token}"}), 404)
+    lines = [line for line in running.lines(6) if "item" in line["route"]]
+    assert {(line["route"], line["status"]) for line in lines} >= {("/api/v1/items/{item_id}", 200)}
+    document = get("/api/v1/openapi.json").json()
+    assert document["servers"] == [{"url": root_path.rstrip("/")}]
+
+
+def test_a_document_names_no_path_where_there_is_none(running: Running) -> None:
+    assert "servers" not in running.client.get("/api/v1/openapi.json").json()
 
 
 # --- addresses ------------------------------------------------------------------------------
@@ -336,9 +369,47 @@ def test_a_forwarded_address_is_believed_from_as_many_hops_as_are_trusted(run: R
     }
 
 
-# --- who asks -------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "client"),
+    [
+        (0, "192.0.2.7", "127.0.0.1"),
+        (1, "198.51.100.66, 192.0.2.7", "192.0.2.7"),
+        (2, "192.0.2.7", "127.0.0.1"),
+    ],
+)
+def test_what_uvicorn_believes_of_a_client_on_this_machine_is_not_heard(
+    run: Run, hops: int, forwarded: str, client: str
+) -> None:
+    running = run(trusted_proxies=hops, server={"proxy_headers": True})
+    headers = {"X-Forwarded-For": forwarded, "X-Forwarded-Proto": "https"}
+    for method in ("GET", "HEAD"):
+        answer = running.client.request(method, "/address", headers=headers)
+        assert answer.status_code == 200
+    answer = running.client.get("/address", headers=headers)
+    assert answer.json() == {"address": client, "scheme": "https" if hops else "http"}
 
-SECRET = "a secret of at least thirty-two bytes"
+
+def test_no_rate_limit_is_evaded_by_a_forwarded_address(run: Run) -> None:
+    running = run(server={"proxy_headers": True})
+    answers = [
+        running.client.get("/seldom", headers={"X-Forwarded-For": f"192.0.2.{number}"})
+        for number in range(3)
+    ]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+
+
+@ON_EVENT_LOOPS
+def test_no_websocket_has_a_forwarded_address(run: Run) -> None:
+    from websockets.sync.client import connect
+
+    port = run(server={"proxy_headers": True}).port
+    headers = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    url = f"ws://127.0.0.1:{port}/address"
+    with connect(url, additional_headers=headers, proxy=None, open_timeout=PATIENCE_SECONDS) as ws:
+        assert ws.recv() == "127.0.0.1 ws"
+
+
+# --- who asks -------------------------------------------------------------------------------
 
 
 def test_a_route_that_asks_who_answers_401_to_nobody(running: Running) -> None:
@@ -548,6 +619,23 @@ def test_a_stream_may_last_longer_than_a_request(run: Run) -> None:
     running = run(request_timeout_seconds=5.0)
     with running.client.stream("GET", "/stream?outlast=true") as answer:
         assert "data: 2" in list(answer.iter_lines())
+
+
+@pytest.mark.parametrize("way", ["stream", "stream of a thread"])
+def test_no_deadline_holds_for_what_a_stream_does_on_its_way(running: Running, way: str) -> None:
+    answer = running.client.get(f"/left/{way}", headers={"X-Timeout-Seconds": "20"})
+    assert answer.text == "1000 None"
+    assert eventually(lambda: running.subject.finished) == ["1000 None"]
+
+
+@ON_EVENT_LOOPS
+def test_no_deadline_holds_for_what_is_done_in_the_background(running: Running) -> None:
+    answer = running.client.get("/left/behind", headers={"X-Timeout-Seconds": "20"})
+    left, told = map(float, answer.text.split())
+    assert (0 < left <= 20, 0 < told <= 20) == (True, True)
+    # By the task, and by a dependency after its `yield`.
+    assert eventually(lambda: len(running.subject.finished) == 2)
+    assert set(running.subject.finished) == {"1000 None"}
 
 
 @ON_EVENT_LOOPS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import httpx
 import pytest
@@ -65,6 +66,53 @@ def test_blanks_and_the_order_of_names_make_no_other_body(running: Running) -> N
     bodies = ('{"name":"a","tags":[]}', '{ "tags": [], "name": "a" }')
     answers = [running.client.post(PATH, content=body, headers=headers) for body in bodies]
     assert answers[0].content == answers[1].content
+
+
+WAYS_TO_SEND: dict[str, Callable[[str], dict[str, Any]]] = {
+    "form": lambda item: {"data": {"item": item}},
+    "file": lambda item: {"files": {"item": ("item.txt", item.encode())}},
+    "data": lambda item: {"content": item, "headers": {"Content-Type": "text/plain"}},
+    "json": lambda item: {"json": {"item": item}},
+    "chunks": lambda item: {"content": iter([item.encode(), b" " * 70_000])},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "sent", "read_first"),
+    [
+        ("form", "form", ""),
+        ("form", "form", "form"),
+        ("data", "form", "data"),
+        ("file", "file", ""),
+        ("file", "file", "form"),
+        ("data", "data", ""),
+        ("data", "data", "data"),
+        ("data", "json", "form"),
+        ("stream", "data", ""),
+        ("stream", "json", ""),
+        ("stream", "file", ""),
+        ("stream", "chunks", ""),
+        ("unread", "data", "stream"),
+        ("unread", "form", "form"),
+        ("unread", "file", "stream"),
+        ("unread", "json", "data"),
+        ("unread", "chunks", "stream"),
+    ],
+)
+def test_a_key_is_for_one_body_whoever_reads_it_first_and_however(
+    running: Running, path: str, sent: str, read_first: str
+) -> None:
+    def order(item: str) -> httpx.Response:
+        given = WAYS_TO_SEND[sent](item)
+        headers = {"Idempotency-Key": "k", "X-Read-First": read_first, **given.pop("headers", {})}
+        return running.client.post(f"/orders/{path}", headers=headers, **given)
+
+    first, again, other = order("book"), order("book"), order("lamp")
+    assert (first.status_code, again.status_code, other.status_code) == (200, 200, 422)
+    assert ("book" in first.text) is (path != "unread")
+    assert first.content == again.content
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(running.subject.calls) == 1
 
 
 def test_while_the_first_is_under_way_others_are_told_to_come_back(running: Running) -> None:

@@ -11,8 +11,11 @@ from typing import Annotated, Any
 import httpx
 import pytest
 import pytest_asyncio
-from fastapi import Depends, FastAPI, WebSocket
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, WebSocket
+from fastapi.responses import JSONResponse, RedirectResponse
+from flask import Response as FlaskResponse
+from flask import abort, redirect
+from flask import request as flask_request
 from sqlalchemy import Column, MetaData, String, Table, event, insert, select, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -98,6 +101,17 @@ class Note(Base):
     __mapper_args__ = {"primary_key": [notes.c.text]}  # noqa: RUF012 - as SQLAlchemy types it
 
 
+class Stop(Exception):
+    """What an author answers as a success: "there is nothing to do"."""
+
+
+WAYS_TO_RAISE: dict[str, Exception] = {
+    "its own": Stop("nothing to do"),
+    "the framework's": HTTPException(303, headers={"Location": "/elsewhere"}),
+    "for a middleware": LookupError("nothing to do"),
+}
+
+
 async def add(session: AsyncSession) -> None:
     session.add(Note(text="late"))
     await session.flush()
@@ -156,6 +170,34 @@ async def scene(address: str) -> AsyncIterator[Scene]:
     async def raising(text: str, w: InWork) -> None:
         await note(w, text)
         raise RuntimeError("out of luck")
+
+    @app.exception_handler(Stop)
+    async def stopped(request: Request, error: Exception) -> Response:
+        return RedirectResponse("/elsewhere", 303)
+
+    @app.middleware("http")
+    async def answer(request: Request, call_next: Any) -> Any:
+        try:
+            return await call_next(request)
+        except LookupError:
+            return JSONResponse({}, 200)
+
+    @app.post("/stopping/{text}")
+    async def stopping(text: str, way: str, w: InWork, keeps: bool = False) -> None:
+        await note(w, text)
+        if keeps:
+            w.keep()
+        raise WAYS_TO_RAISE[way]
+
+    @app.post("/stopping/{text}/in-a-dependency", dependencies=[Depends(stopping)])
+    async def stopping_before() -> None:
+        raise AssertionError("the dependency has raised")
+
+    @app.post("/stopping/{text}/keyed")
+    async def stopping_keyed(
+        text: str, way: str, w: Annotated[Work, Depends(idempotent)], keeps: bool = False
+    ) -> None:
+        await stopping(text, way, w, keeps)
 
     @app.get("/notes/{text}")
     async def get(text: str, w: InWork) -> str:
@@ -283,6 +325,34 @@ async def test_a_change_is_rolled_back_when_the_handler_raises(scene: Scene) -> 
 async def test_a_handler_may_keep_what_it_did_though_it_answers_an_error(scene: Scene) -> None:
     assert (await scene.client.post("/kept/a")).status_code == 409
     assert await scene.texts() == ["a"]
+
+
+@pytest.mark.parametrize("way", WAYS_TO_RAISE)
+@pytest.mark.parametrize("place", ["", "/in-a-dependency"])
+async def test_what_a_handler_did_that_raised_is_undone_whatever_is_answered(
+    scene: Scene, way: str, place: str
+) -> None:
+    answer = await scene.client.post(f"/stopping/a{place}", params={"way": way})
+    assert answer.status_code < 400
+    assert await scene.texts() == []
+    answer = await scene.client.post(f"/stopping/a{place}", params={"way": way, "keeps": True})
+    assert answer.status_code < 400
+    assert await scene.texts() == ["a"]
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_under_a_key_what_a_handler_did_that_raised_is_undone_and_its_answer_kept(
+    scene: Scene, keeps: bool
+) -> None:
+    for _ in range(2):
+        answer = await scene.client.post(
+            "/stopping/a/keyed",
+            params={"way": "its own", "keeps": keeps},
+            headers={"Idempotency-Key": "k"},
+        )
+        assert answer.status_code == 303
+        assert await scene.texts() == (["a"] if keeps else [])
+    assert answer.headers["idempotency-replayed"] == "true"
 
 
 async def test_reading_commits_nothing(scene: Scene) -> None:
@@ -443,6 +513,63 @@ def test_in_flask_too_a_keyed_refusal_may_be_kept_with_its_change(
         assert answer.status_code == 409
         assert flask_texts(flask_database) == ["a"]
     assert answer.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize("status", [200, 303])
+@pytest.mark.parametrize("key", [None, "k"])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_in_flask_too_what_a_view_did_that_raised_is_undone(
+    flask_database: Database, status: int, key: str | None, keeps: bool
+) -> None:
+    app = flask.create_app(flask_database.service)
+
+    @app.errorhandler(Stop)
+    def stopped(error: Stop) -> tuple[str, int]:
+        return "nothing to do", status
+
+    @app.post("/stopping")
+    def stopping() -> str:
+        unit = flask.idempotent()
+        unit.session.execute(insert(notes).values(text="a"))
+        if keeps:
+            unit.keep()
+        raise Stop
+
+    for _ in range(2 if key else 1):
+        headers = {"Idempotency-Key": key} if key else {}
+        answer = app.test_client().post("/stopping", headers=headers)
+        assert (answer.status_code, answer.text) == (status, "nothing to do")
+        assert flask_texts(flask_database) == (["a"] if keeps else [])
+    assert answer.headers.get("idempotency-replayed") == ("true" if key else None)
+
+
+def test_in_flask_too_a_handler_of_everything_and_a_late_error_keep_nothing(
+    flask_database: Database,
+) -> None:
+    app = flask.create_app(flask_database.service)
+
+    @app.errorhandler(500)
+    def sorry(error: Exception) -> tuple[str, int]:
+        return "sorry", 200
+
+    @app.after_request
+    def late(response: FlaskResponse) -> FlaskResponse:
+        if "late" in flask_request.args:
+            raise Stop
+        return response
+
+    @app.post("/stopping")
+    def stopping() -> str:
+        flask.work().session.execute(insert(notes).values(text="a"))
+        if "how" in flask_request.args:
+            abort(redirect("/elsewhere"))
+        if "late" not in flask_request.args:
+            raise Stop
+        return "done"
+
+    for path, status in (("", 200), ("?late=1", 200), ("?how=abort", 302)):
+        assert app.test_client().post(f"/stopping{path}").status_code == status
+        assert flask_texts(flask_database) == []
 
 
 async def test_a_client_that_goes_away_leaves_the_whole_effect_or_none(scene: Scene) -> None:

@@ -43,6 +43,11 @@ def slow() -> dict[str, int]:
     return {"pid": os.getpid()}
 
 
+@app.get("/address")
+def address() -> dict[str, str]:
+    return {"address": request.remote_addr or "", "scheme": request.scheme}
+
+
 @app.post("/echo")
 def echo() -> Any:
     return jsonify(request.get_json())

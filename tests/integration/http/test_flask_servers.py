@@ -120,6 +120,11 @@ def test_answers_are_the_same_on_every_server(server: Server) -> None:
     answer = client.post("/echo", json={"a": [1]}, headers={"X-Correlation-ID": "c1"})
     assert (answer.status_code, answer.json()) == (200, {"a": [1]})
     assert answer.headers["x-correlation-id"] == "c1"
+    forged = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    assert client.get("/address", headers=forged).json() == {
+        "address": "127.0.0.1",
+        "scheme": "http",
+    }
     kinds = {}
     for name, refused in {
         "no JSON": client.post("/echo", content=b"{", headers={"Content-Type": "application/json"}),

@@ -9,7 +9,7 @@ from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
-from mainstay.http.routes import template_of
+from mainstay.http.routes import path_below, template_of
 
 
 async def answer(item_id: str = "") -> None:
@@ -84,6 +84,25 @@ def test_a_path_has_the_template_of_its_route(templates: Any, path: str, expecte
 @pytest.mark.parametrize("path", ["/files/a/b.css", "/files/c", "/other/nothing/1"])
 def test_what_is_mounted_is_one_label(templates: Any, path: str) -> None:
     assert templates(path) in ("/files", "/other", "unmatched")
+
+
+@pytest.mark.parametrize(
+    ("root_path", "path", "expected"),
+    [
+        ("", "/a", "/a"),
+        ("/svc", "/svc/a", "/a"),
+        ("/svc", "/svc", ""),
+        ("/svc", "/svc/svc", "/svc"),
+        ("/svc", "/a", "/a"),
+        ("/svc", "/svca", "/svca"),
+        ("/svc/", "/svc//a", "/a"),
+        ("/svc", "*", "*"),
+    ],
+)
+def test_an_application_knows_nothing_of_the_path_it_is_served_below(
+    root_path: str, path: str, expected: str
+) -> None:
+    assert path_below(root_path, path) == expected
 
 
 def test_a_method_that_is_not_taken_has_the_template_too(templates: Any) -> None:

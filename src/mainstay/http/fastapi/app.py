@@ -51,6 +51,7 @@ def create_app(
     idempotency_store: Store[Any] | None = None,
     rate_limits: RateLimits | None = None,
     process: str = "api",
+    root_path: str = "",
     lifespan: Lifespan | None = None,
     responses: Mapping[int | str, dict[str, Any]] | None = None,
     **options: Any,
@@ -73,7 +74,10 @@ def create_app(
         idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
         rate_limits: Who counts for `rate_limit`; in Redis where there is one, else here.
         process: What this process is called in the log.
-        lifespan: The author's own; it runs inside of the service's.
+        root_path: The path that a proxy serves it below, ``/shop``, whether the proxy takes it off
+            or not; where the server is told of it (``uvicorn --root-path``), nothing is needed.
+        lifespan: The author's own; it runs inside of the service's. Where the application is
+            mounted in another one, that has to enter ``app.router.lifespan_context(app)``.
         responses: Answers that every operation documents, besides the problems.
         options: Whatever else ``FastAPI`` takes.
 
@@ -85,6 +89,8 @@ def create_app(
     check_keys(service)
     if needs:
         settings.need(*needs)
+    if root_path:
+        root_path = f"/{root_path.strip('/')}"
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
     app = _Application(
         title=title or service.name,
@@ -99,6 +105,7 @@ def create_app(
         **{"telemetry": _NO_TELEMETRY, **options},
     )
     app.state.service = service
+    app.root_path = root_path
     errors.install(app)
     app.add_exception_handler(Replay, replayed)
     rule = None if settings.rate_limit is None else Rule.parse(settings.rate_limit)
@@ -108,6 +115,7 @@ def create_app(
         public=placed(public, folder),
         in_flight_limit=in_flight_limit,
         socket_limit=socket_limit,
+        root_path=root_path,
         rate=rule,
         limits=rate_limits or RateLimits(shared_counts(service)),
         idempotency=idempotency_store or store_of(service),

@@ -13,5 +13,5 @@ __all__ = ["pages"]
 
 def pages(app: FastAPI, folder: str) -> dict[str, ASGIApp]:
     """Return the document and its pages below *folder*."""
-    made = docs.pages(folder, app.title, app.openapi)
+    made = docs.pages(folder, app.title, app.openapi, names_root_path=app.root_path_in_servers)
     return {path: served(answering) for path, answering in made.items()}

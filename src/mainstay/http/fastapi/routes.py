@@ -53,7 +53,9 @@ def served(answering: own.Answering) -> ASGIApp:
     """Make an application of *answering*, for GET and HEAD."""
 
     async def answer(request: Request) -> Response:
-        return _response(answering(request.headers.get("accept-encoding", "")))
+        encodings = request.headers.get("accept-encoding", "")
+        root_path: str = request.scope.get("root_path", "").rstrip("/")
+        return _response(answering(own.Asked(encodings, root_path)))
 
     return _readable(answer)
 

@@ -7,8 +7,8 @@ the client hears of, and an answer that says "done" is true. Nothing is opened u
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import AbstractContextManager, suppress
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Annotated, Any, Generic
 
 from fastapi import Header
@@ -60,7 +60,8 @@ class Work(BaseWork, Generic[A_co]):
         """The session of this work. It takes a connection with its first statement.
 
         POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
-        answered below 400; whatever else is left uncommitted is rolled back.
+        answered below 400 and the handler has not raised; whatever else is left uncommitted is
+        rolled back.
 
         Raises:
             Misconfigured: The service holds no database.
@@ -170,12 +171,10 @@ class Work(BaseWork, Generic[A_co]):
                 await asyncio.shield(self._session.close())
 
 
-async def work(connection: HTTPConnection) -> Work:
-    """Return the unit of work of this request; the same one however often it is asked for."""
-    entry = _entry(connection)
-    if not isinstance(entry.unit, _Unit):
-        entry.unit = _Unit(Work(entry.edge.service), entry)
-    return entry.unit.work
+async def work(connection: HTTPConnection) -> AsyncIterator[Work]:
+    """Give the unit of work of this request; the same one however often it is asked for."""
+    with _undone_when_raised(_unit_of(connection).work) as found:
+        yield found
 
 
 _KEY_HEADER: Any = Header(
@@ -187,8 +186,8 @@ _KEY_HEADER: Any = Header(
 
 async def idempotent(
     request: Request, idempotency_key: Annotated[str | None, _KEY_HEADER] = None
-) -> Work:
-    """Return the unit of work of a request that may carry an `Idempotency-Key`.
+) -> AsyncIterator[Work]:
+    """Give the unit of work of a request that may carry an `Idempotency-Key`.
 
     ``w: Annotated[Work, Depends(idempotent)]`` opts a route in. The first arrival of a key is
     worked on, and its answer is stored in the transaction of its effect; every other one gets
@@ -203,13 +202,31 @@ async def idempotent(
         UnderWay: The first arrival is still being worked on.
     """
     if idempotency_key is None:
-        return await work(request)
-    return await _under_key(request, idempotency_key)
+        found = _unit_of(request).work
+    else:
+        found = await _under_key(request, idempotency_key)
+    with _undone_when_raised(found):
+        yield found
 
 
-async def keyed(request: Request, idempotency_key: Annotated[str, _KEY_HEADER]) -> Work:
+async def keyed(
+    request: Request, idempotency_key: Annotated[str, _KEY_HEADER]
+) -> AsyncIterator[Work]:
     """As :func:`idempotent`, for a route that takes no request without a key."""
-    return await _under_key(request, idempotency_key)
+    with _undone_when_raised(await _under_key(request, idempotency_key)) as found:
+        yield found
+
+
+@contextmanager
+def _undone_when_raised(found: Work) -> Iterator[Work]:
+    """Note that the handler, or a dependency, has raised: FastAPI tells dependencies of it before
+    any error handler or middleware answers.
+    """
+    try:
+        yield found
+    except BaseException:
+        found.has_raised = True
+        raise
 
 
 async def _under_key(request: Request, key: str) -> Work:
@@ -217,9 +234,11 @@ async def _under_key(request: Request, key: str) -> Work:
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
     content_type = request.headers.get("content-type", "")
-    asked = asked_under(key, entry, body=await request.body(), content_type=content_type)
+    if entry.body is None:
+        await request.body()  # who reads it next finds it there
+    asked = asked_under(key, entry, body=entry.body or b"", content_type=content_type)
     store = store_of(entry)
-    unit = _KeyedUnit(await work(request), entry)
+    unit = _KeyedUnit(_unit_of(request).work, entry)
     unit.work.name(asked.scope)
     answer = await unit.begin(store, asked)
     if answer is not None:
@@ -296,9 +315,16 @@ class _KeyedUnit(_Unit):
             return
         pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
         keeps = self.work.is_kept(self.entry.method, status)
-        answer = stored(status, pairs, body, fits=not self.entry.is_misfit, keeps=keeps)
+        answer = stored(
+            status,
+            pairs,
+            body,
+            fits=not self.entry.is_misfit,
+            keeps=keeps,
+            has_raised=self.work.has_raised,
+        )
         await self.work._to_its_end(adrive(steps, lambda steps: steps.send(answer)))
-        await self.work._settle(keeps=status < 400)
+        await self.work._settle(keeps=False)  # what is kept is committed by now
 
     async def close(self, error: BaseException | None) -> None:
         steps, self._steps = self._steps, None
@@ -312,6 +338,13 @@ class _KeyedUnit(_Unit):
     def _session(self) -> AsyncSession | None:
         """The transaction that the answer is written in; a store that is no database needs none."""
         return self.work.session if self.work.has_database else None
+
+
+def _unit_of(connection: HTTPConnection) -> _Unit:
+    entry = _entry(connection)
+    if not isinstance(entry.unit, _Unit):
+        entry.unit = _Unit(Work(entry.edge.service), entry)
+    return entry.unit
 
 
 def _entry(connection: HTTPConnection) -> HttpEntry:

@@ -10,8 +10,11 @@ from mainstay.http.flask.auth import (  # noqa: E402 - the check stands first
     get_current_user,
     require_role,
 )
-from mainstay.http.flask.cookies import csrf_token  # noqa: E402 - the check stands first
-from mainstay.http.flask.marks import body_limit  # noqa: E402 - the check stands first
+from mainstay.http.flask.csrf import csrf_token  # noqa: E402 - the check stands first
+from mainstay.http.flask.marks import (  # noqa: E402 - the check stands first
+    body_limit,
+    csrf_exempt,
+)
 from mainstay.http.flask.operations import Header, operation  # noqa: E402 - the check stands first
 from mainstay.http.flask.params import (  # noqa: E402 - the check stands first
     IfMatch,
@@ -30,6 +33,7 @@ __all__ = [
     "Work",
     "body_limit",
     "create_app",
+    "csrf_exempt",
     "csrf_token",
     "get_current_user",
     "idempotent",

@@ -15,7 +15,7 @@ from werkzeug.routing import RoutingException
 from mainstay.config import Settings
 from mainstay.http import wsgi
 from mainstay.http.cors import Cors
-from mainstay.http.flask import commands, cookies, discovery, docs, errors, routes
+from mainstay.http.flask import auth, commands, cookies, csrf, discovery, docs, errors, routes
 from mainstay.http.flask.json import Json
 from mainstay.http.flask.work import replayed
 from mainstay.http.rules import placed
@@ -27,9 +27,10 @@ from mainstay.limits import RateLimits, Rule
 from mainstay.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from wsgiref.types import StartResponse
 
+    from mainstay.context import Principal
     from mainstay.http.environ import Environ
 
 __all__ = ["create_app"]
@@ -43,6 +44,7 @@ def create_app(
     version: str = "",
     needs: Sequence[str] = (),
     public: Sequence[str] = ("/",),
+    principal: Callable[[], Principal | None] | None = None,
     in_flight_limit: int = wsgi.IN_FLIGHT_LIMIT,
     idempotency_store: Store[Any] | None = None,
     rate_limits: RateLimits | None = None,
@@ -65,9 +67,13 @@ def create_app(
         title: For the documentation; the service's name by default.
         version: For the documentation; the service's version by default.
         needs: Settings that it cannot do without, such as `secret_key` for pages.
-        public: Paths that need no token where `auth_required` asks for one; one that ends in
-            ``*`` stands for all below it, and ``status`` is below `api_primary_path`. Health,
-            metrics, documentation and static files need none.
+        public: Paths that need no token, and no login, where `auth_required` asks for one:
+            ``("/", "/register", "/help/*")``. One that ends in ``*`` stands for all below it, and
+            ``status`` is below `api_primary_path`. Health, metrics, documentation and static files
+            need none, nor does the page on which Flask-Login lets people sign in.
+        principal: Says who has signed in to the session of the request at hand, if anybody has,
+            instead of Flask-Login's `current_user`, who has no roles. It is asked after the
+            functions that run before a request, and not where a token vouches for the caller.
         in_flight_limit: Requests that this process works on at a time; beyond, 503. Each takes a
             thread: give the server some more than this, for those who ask how it is.
         idempotency_store: Where keys are kept, instead of what `idempotency_store` says.
@@ -83,7 +89,8 @@ def create_app(
     with commands.refusing():
         service = service_of(service)
         settings = service.settings
-        check_keys(service)
+        if principal is None and settings.secret_key is None:
+            check_keys(service)  # nobody can sign in
         if needs:
             settings.need(*needs)
     folder = f"/{settings.api_primary_path}" if settings.api_primary_path else ""
@@ -95,6 +102,13 @@ def create_app(
     errors.install(app)
     app.register_error_handler(Replay, replayed)
     cookies.protect(app, settings)
+    csrf.install(app)
+    auth.install(app, principal)
+
+    def check_logins() -> None:
+        if not auth.has_logins(app):
+            check_keys(service)
+
     static = (f"{app.static_url_path}/*",) if app.has_static_folder else ()
     rules = wsgi.Rules(
         own={
@@ -110,6 +124,8 @@ def create_app(
         idempotency=idempotency_store or store_of(service),
         match=routes.matching(app),
         body_limit=routes.body_limits(app),
+        takes_login=auth.taking_logins(app),
+        check=check_logins,
         cors=Cors(settings.cors_allow_origins) if settings.cors_allow_origins else None,
     )
     app.stations = wsgi.Edge(partial(Flask.__call__, app), service, rules, process=process)
@@ -128,14 +144,32 @@ class _Application(Flask):
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         return self.stations(environ, start_response)
 
+    def full_dispatch_request(self, *context: Any) -> Response:
+        auth.begin()
+        return super().full_dispatch_request(*context)
+
+    def dispatch_request(self, *context: Any) -> Any:
+        # After the hooks that run before a request, and before any view.
+        answer = auth.check()
+        if answer is not None:
+            return answer
+        csrf.check()
+        return super().dispatch_request(*context)
+
     def make_response(self, rv: Any) -> Response:
         # What no handler has answered comes here as it was raised.
         if isinstance(rv, HTTPException) and not isinstance(rv, RoutingException):
             rv = errors.of_framework(rv)
         return super().make_response(rv)
 
+    def handle_user_exception(self, *given: Any) -> Any:
+        # Before any handler of the author's answers it.
+        errors.undo_work()
+        return super().handle_user_exception(*given)
+
     def log_exception(self, exc_info: Any) -> None:
         # Flask would log it a second time; the request's log line has the stack.
+        errors.undo_work()
         errors.note(exc_info[1])
 
     def make_default_options_response(self) -> Response:

@@ -21,7 +21,7 @@ from mainstay.http.problems import (
 )
 from mainstay.http.wsgi import ENTRY, WsgiEntry
 
-__all__ = ["allowed", "install", "note", "of_framework", "respond"]
+__all__ = ["allowed", "install", "note", "of_framework", "respond", "undo_work"]
 
 
 def install(app: Flask) -> None:
@@ -59,6 +59,13 @@ def of_framework(error: HTTPException) -> Response:
     if status < 400:  # where to go instead
         return Response(status=status, headers=headers)
     return respond(problem_of_framework(status, _told(error), tuple(headers)), error)
+
+
+def undo_work() -> None:
+    """Have what a view did be undone, which has raised: whoever answers that, and with what."""
+    entry: WsgiEntry | None = request.environ.get(ENTRY)
+    if entry is not None and entry.unit is not None:
+        entry.unit.fail()
 
 
 def note(error: BaseException | None) -> None:

@@ -8,13 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-__all__ = ["BODY_LIMIT", "body_limit", "body_limit_of", "header_of", "needs_token", "takes_header"]
+from flask import Blueprint
+
+__all__ = [
+    "BODY_LIMIT",
+    "body_limit",
+    "body_limit_of",
+    "csrf_exempt",
+    "header_of",
+    "is_csrf_exempt",
+    "needs_token",
+    "takes_header",
+]
 
 BODY_LIMIT = "__mainstay_body_limit__"
 _TOKEN = "__mainstay_needs_token__"
 _HEADER = "__mainstay_header__"
+_CSRF_EXEMPT = "__mainstay_csrf_exempt__"
 
 View = TypeVar("View", bound=Callable[..., Any])
+Exempt = TypeVar("Exempt", bound=Callable[..., Any] | Blueprint)
 
 
 def body_limit(limit_bytes: int) -> Callable[[View], View]:
@@ -34,6 +47,23 @@ def body_limit_of(view: object) -> int:
     """Return what *view* takes, where it says so; else 0."""
     limit: int = getattr(view, BODY_LIMIT, 0)
     return limit
+
+
+def csrf_exempt(view: Exempt) -> Exempt:
+    """Let other sites send requests to the decorated view in the session of who looks at them::
+
+        @app.post("/webhook")
+        @csrf_exempt
+        def webhook() -> str: ...
+
+    ``csrf_exempt(blueprint)`` does so for all views of a blueprint, and of those inside of it.
+    """
+    setattr(view, _CSRF_EXEMPT, True)
+    return view
+
+
+def is_csrf_exempt(view: object) -> bool:
+    return bool(getattr(view, _CSRF_EXEMPT, False))
 
 
 def needs_token(view: View) -> View:

@@ -17,7 +17,7 @@ from mainstay.errors import NotFound
 from mainstay.http import own
 from mainstay.http.environ import Environ
 from mainstay.http.flask.marks import body_limit_of
-from mainstay.http.own import Answering, Reply
+from mainstay.http.own import Answering, Asked, Reply
 from mainstay.http.problems import MEDIA_TYPE, Problem, not_allowed
 from mainstay.http.wsgi import ENTRY, Matched, WsgiEntry
 
@@ -33,6 +33,7 @@ __all__ = [
     "machines",
     "matching",
     "rate_limit",
+    "route_of",
     "served",
     "template_of",
 ]
@@ -54,7 +55,7 @@ def machines(service: Service) -> dict[str, WSGIApplication]:
     return {path: served(partial(_asked, service, path)) for path in own.machine_paths(service)}
 
 
-def _asked(service: Service, path: str, _: str) -> Reply:
+def _asked(service: Service, path: str, _: Asked) -> Reply:
     answer = monitor.answer(service, path)
     if answer is None:
         raise NotFound(f"there is nothing at {path}")
@@ -72,7 +73,8 @@ def served(answering: Answering) -> WSGIApplication:
     def app(environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         method = environ["REQUEST_METHOD"]
         if method in ("GET", "HEAD"):
-            reply = answering(environ.get("HTTP_ACCEPT_ENCODING", ""))
+            encodings = environ.get("HTTP_ACCEPT_ENCODING", "")
+            reply = answering(Asked(encodings, environ.get("SCRIPT_NAME", "")))
         elif method == "OPTIONS":
             reply = Reply(204, {"allow": own.READING}, b"")
         else:
@@ -122,14 +124,21 @@ def body_limits(app: Flask) -> Callable[[Environ], int]:
     """
 
     def limit(environ: Environ) -> int:
-        with suppress(Exception):  # a host that is no host, a converter of the author's, no route
-            adapter = app.create_url_adapter(Request(environ))
-            if adapter is not None:
-                rule, _values = adapter.match(return_rule=True)
-                return body_limit_of(app.view_functions.get(rule.endpoint))
+        rule = route_of(app, environ)
+        if rule is not None:
+            return body_limit_of(app.view_functions.get(rule.endpoint))
         return max(map(body_limit_of, app.view_functions.values()), default=0)
 
     return limit
+
+
+def route_of(app: Flask, environ: Environ) -> Route | None:
+    """Return the route that *app* will lead a request to, if it finds one."""
+    with suppress(Exception):  # a host that is no host, a converter of the author's, no route
+        adapter = app.create_url_adapter(Request(environ))
+        if adapter is not None:
+            return adapter.match(return_rule=True)[0]
+    return None
 
 
 def template_of(rule: Route) -> str:

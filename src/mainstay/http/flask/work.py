@@ -15,6 +15,7 @@ from typing_extensions import TypeVar
 from mainstay import failpoints, idempotency
 from mainstay.errors import Misconfigured
 from mainstay.http import misfits
+from mainstay.http.flask.auth import known
 from mainstay.http.flask.marks import takes_header
 from mainstay.http.work import (
     KEY_DESCRIPTION,
@@ -56,7 +57,8 @@ class Work(BaseWork, Generic[S_co]):
         """The session of this work. It takes a connection with its first statement.
 
         POST, PUT, PATCH and DELETE, and what has sent a task, are committed when they are
-        answered below 400; whatever else is left uncommitted is rolled back.
+        answered below 400 and the view has not raised; whatever else is left uncommitted is
+        rolled back.
 
         Raises:
             Misconfigured: The service holds no database.
@@ -211,8 +213,9 @@ def _under_key(key: str) -> Work:
     entry = _entry()
     if isinstance(entry.unit, _KeyedUnit):
         return entry.unit.work
+    known()  # a key is its principal's own, also where nobody has to sign in
     content_type = request.headers.get("content-type", "")
-    asked = asked_under(key, entry, body=request.get_data(), content_type=content_type)
+    asked = asked_under(key, entry, body=entry.body_as_received(), content_type=content_type)
     store = store_of(entry)
     unit = _KeyedUnit(work(), entry)
     unit.work.name(asked.scope)
@@ -242,6 +245,9 @@ class _Unit:
     def __init__(self, work: Work, entry: WsgiEntry) -> None:
         self.work = work
         self.entry = entry
+
+    def fail(self) -> None:
+        self.work.has_raised = True
 
     def settle(self, status: int, headers: Pairs, body: bytes | None) -> None:
         self.work._settle(keeps=self.work.is_kept(self.entry.method, status))
@@ -283,9 +289,16 @@ class _KeyedUnit(_Unit):
         if steps is None:
             return
         keeps = self.work.is_kept(self.entry.method, status)
-        answer = stored(status, headers, body, fits=not self.entry.is_misfit, keeps=keeps)
+        answer = stored(
+            status,
+            headers,
+            body,
+            fits=not self.entry.is_misfit,
+            keeps=keeps,
+            has_raised=self.work.has_raised,
+        )
         drive(steps, lambda steps: steps.send(answer))
-        self.work._settle(keeps=status < 400)
+        self.work._settle(keeps=False)  # what is kept is committed by now
 
     def close(self, error: BaseException | None) -> None:
         steps, self._steps = self._steps, None

@@ -12,10 +12,16 @@ from typing import Annotated, Any
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI
+from fastapi import Depends, FastAPI, Request
+from fastapi.middleware.gzip import GZipMiddleware
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from mainstay import Resource, Service, Settings
+from mainstay import context as contexts
+from mainstay.auth import Tokens
 from mainstay.errors import Misconfigured
 from mainstay.http.fastapi import Page, Rows, Work, create_app, idempotent
 from mainstay.lifecycle import Phase
@@ -179,6 +185,110 @@ def test_settings_that_an_application_cannot_do_without_are_named_at_once() -> N
     for variable in ("FLASK_SECRET_KEY", "DATABASE_URL"):
         assert variable in str(refused.value)
     assert "REDIS_URL" not in str(refused.value)
+
+
+@pytest.mark.parametrize("way", ["function", "class"])
+async def test_a_deadline_ends_with_the_answers_begin_also_behind_a_middleware(
+    service: Service, way: str
+) -> None:
+    app = create_app(service)
+
+    async def passing(request: Request, call_next: Any) -> Any:
+        return await call_next(request)
+
+    if way == "function":
+        app.middleware("http")(passing)
+    else:
+        app.add_middleware(GZipMiddleware)
+
+    @app.get("/export")
+    async def export() -> StreamingResponse:
+        async def rows() -> AsyncIterator[str]:
+            yield "left: "  # a middleware may hold the answer until there is something to send
+            context = contexts.current()
+            assert context is not None
+            yield str(context.remaining_seconds(1_000.0))
+
+        return StreamingResponse(rows())
+
+    async with client_of(app) as client:
+        assert (await client.get("/export")).text == "left: 1000.0"
+
+
+# --- below a path ---------------------------------------------------------------------------
+
+
+STRICT = Settings(
+    env="prod", service_name="orders", jwt_secret_key="a secret of at least thirty-two bytes"
+)
+
+
+def below_a_path(way: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Return what serves an application below `/svc`, and how it is told of that."""
+    if way == "setting":
+        options["root_path"] = "/svc/"
+    app = create_app(Service(STRICT), public=("/open",), **options)
+
+    @app.get("/open")
+    async def public() -> str:
+        return "open"
+
+    @app.get("/orders/{order_id}")
+    async def read(order_id: int, request: Request) -> str:
+        return str(request.url)
+
+    if way == "server":
+        return app, {"root_path": "/svc"}
+    if way == "fastapi":
+        outer: Any = FastAPI()
+        outer.mount("/svc", app)
+        return outer, {}
+    if way == "starlette":
+        return Starlette(routes=[Mount("/{tenant}", app)]), {}
+    return app, {}
+
+
+@pytest.mark.parametrize("way", ["setting", "server", "fastapi", "starlette"])
+async def test_below_a_path_it_is_as_without(way: str) -> None:
+    app, options = below_a_path(way)
+    transport = httpx.ASGITransport(app, **options)
+    async with httpx.AsyncClient(transport=transport, base_url="http://orders/svc") as client:
+        for path in ("/health", "/metrics", "/api/v1/docs", "/open"):
+            assert (await client.get(path)).status_code == 200, path
+        refused = await client.get("/orders/7")
+        assert (refused.status_code, refused.json()["instance"]) == (401, "/svc/orders/7")
+        headers = {"Authorization": f"Bearer {Tokens(STRICT).issue('user-1')}"}
+        answer = await client.get("/orders/7", headers=headers)
+        assert (answer.status_code, answer.json()) == (200, "http://orders/svc/orders/7")
+        assert 'route="/orders/{order_id}",status="200"' in (await client.get("/metrics")).text
+        document = (await client.get("/api/v1/openapi.json")).json()
+        assert document["servers"] == [{"url": "/svc"}]
+
+
+async def test_a_path_that_the_proxy_takes_off_is_in_the_document_all_the_same() -> None:
+    app, _ = below_a_path("setting")
+    async with client_of(app) as client:
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/svchealth")).status_code == 401
+        document = (await client.get("/api/v1/openapi.json")).json()
+    assert document["servers"] == [{"url": "/svc"}]
+
+
+async def test_an_author_may_name_the_servers_by_himself() -> None:
+    servers = [{"url": "https://shop.example"}]
+    app, _ = below_a_path("setting", servers=servers, root_path_in_servers=False)
+    async with client_of(app) as client:
+        assert (await client.get("/api/v1/openapi.json")).json()["servers"] == servers
+
+
+async def test_one_application_of_ours_in_another_answers_for_itself() -> None:
+    outer = create_app(Settings(env="test", service_name="outer"))
+    inner = create_app(Settings(env="test", service_name="inner"))
+    outer.mount("/svc", inner)
+    async with client_of(outer) as client:
+        assert (await client.get("/svc/health")).json()["service"] == "inner"
+        assert (await client.get("/svc/api/v1/docs")).status_code == 200
+        assert (await client.get("/health")).json()["service"] == "outer"
 
 
 # --- the document ---------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from flask.testing import FlaskClient
 from pydantic import BaseModel
 from sqlmodel import Session
 from werkzeug.exceptions import InternalServerError
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from mainstay import Resource, Service, Settings
 from mainstay.errors import Misconfigured
@@ -375,6 +376,20 @@ def test_a_missing_slash_is_a_redirect(app: Flask, client: FlaskClient) -> None:
 def test_work_outside_of_a_request_says_what_to_do() -> None:
     with pytest.raises(RuntimeError, match=r"database\.session\(\)"):
         work()
+
+
+@pytest.mark.parametrize("is_ours", [False, True])
+def test_it_may_be_mounted_in_another_application(app: Flask, is_ours: bool) -> None:
+    settings = Settings(env="test", service_name="outer")
+    outer = create_app(settings, __name__) if is_ours else Flask(__name__)
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/svc": app})  # type: ignore[method-assign]  # as Flask's documentation has it
+    client = outer.test_client()
+    assert client.get("/svc/health").json["service"] == "orders"  # type: ignore[index]
+    assert client.get("/svc/plain/7").json == {"number": 7}
+    assert client.get("/svc/api/v1/docs").status_code == 200
+    document = client.get("/svc/api/v1/openapi.json").json
+    assert document is not None
+    assert document["servers"] == [{"url": "/svc"}]
 
 
 # --- the document ---------------------------------------------------------------------------

@@ -150,7 +150,7 @@ class Service(Generic[S_co]):
 
     @cached_property
     def logs(self) -> Logs:
-        return Logs(self.settings, dropped=self._log_line_dropped)
+        return Logs(self.settings, dropped=self._log_lines_dropped)
 
     @cached_property
     def metrics(self) -> Metrics:
@@ -199,8 +199,8 @@ class Service(Generic[S_co]):
         """Close everything; called by the way in when the last work is done."""
         self.lifecycle.stop()
 
-    def _log_line_dropped(self) -> None:
-        self.metrics.log_line_dropped()
+    def _log_lines_dropped(self, lines: int) -> None:
+        self.metrics.log_lines_dropped(lines)
 
     def _note_end(self) -> None:
         self.logs.write("info", "mainstay", "shutting down", event="shutting_down")

@@ -678,7 +678,7 @@ def read_lines(pipe: int, until: str) -> list[dict[str, Any]]:
 @pytest.mark.usefixtures("way")
 def test_lines_that_nobody_reads_hold_nobody_up_and_come_in_order() -> None:
     dropped: list[int] = []
-    logs = Logs(settings(), dropped=lambda: dropped.append(1))
+    logs = Logs(settings(), dropped=dropped.append)
     with unread() as pipe:
         for number in range(500):  # three times what a pipe holds
             logs.write("info", "x", "y" * 300, number=number)
@@ -705,6 +705,67 @@ def test_lines_beyond_what_is_kept_are_dropped_counted_and_told_of(
     registry = service.metrics.registry
     assert registry.get_sample_value("mainstay_log_lines_dropped_total") == told["lines"]
     service.stop()
+
+
+@pytest.mark.usefixtures("way")
+def test_a_line_that_is_longer_than_all_that_is_kept_goes_out_and_so_do_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(output, "_MOST_BYTES", 1_000)
+    logs = Logs(settings())
+    with unread() as pipe:
+        logs.write("info", "x", "long", rows=["r" * 1000] * 500)
+        assert len(read_lines(pipe, "long")[0]["rows"]) == 500
+        logs.write("info", "x", "next")
+        assert read_lines(pipe, "next")[0]["msg"] == "next"
+
+
+@pytest.mark.usefixtures("way")
+def test_lines_together_are_counted_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_MOST_BYTES", 1)
+    dropped: list[int] = []
+    with unread() as pipe:
+        out = output.Output(None, dropped=dropped.append)
+        for _ in range(1000):
+            out.write(b"y" * 99 + b"\n" + b"y" * 99 + b"\n")
+        assert sum(dropped) % 2 == 0
+        assert len(read_whole(pipe)) + sum(dropped) == 2000
+
+
+def read_whole(pipe: int) -> list[bytes]:
+    """Read what is there."""
+    text = b""
+    while select.select([pipe], [], [], 0)[0]:
+        text += os.read(pipe, 65_536)
+    return text.splitlines()
+
+
+def test_where_no_thread_can_be_started_lines_are_dropped_and_nothing_is_raised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    dropped: list[int] = []
+    logs = Logs(settings(), dropped=dropped.append)
+    with unread():
+        for number in range(500):
+            logs.write("info", "x", "y" * 300, number=number)
+        logs.close()
+    assert dropped
+
+
+def test_standard_output_that_comes_and_goes_costs_no_descriptors() -> None:
+    logs = Logs(settings())
+    with unread():
+        logs.write("info", "x", "first")
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(20):
+            with redirect_stdout(io.StringIO()):
+                logs.write("info", "x", "elsewhere")
+            logs.write("info", "x", "here")
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 @pytest.mark.usefixtures("way")

@@ -96,7 +96,7 @@ def show(
         "reason": letter.reason,
         "detail": letter.detail,
         "died_at": _time(letter.died_at),
-        "headers": dict(letter.headers),
+        "headers": Redaction().value("", dict(letter.headers)),
         "body": _shown(letter.body),
     }
     if as_json:

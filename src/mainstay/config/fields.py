@@ -55,8 +55,10 @@ PREFIX = "<PREFIX>"
 MASK = "***"
 _SEVERAL = (list, tuple, set, frozenset)
 _SECRET_NAME = re.compile(
-    r"(^|_)(secret|password|passwd|pass|token|credential|dsn)s?(_|$)|(^|_)keys?$"
+    r"(^|_)(secret|password|passwd|passphrase|pass|token|credential|authorization|dsn)s?(_|$)"
+    r"|(^|_)keys?$|^(set_)?cookies?$"
 )
+_WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-.\s]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ def is_secret(name: str, field: FieldInfo) -> bool:
 
 def is_named_secret(name: str) -> bool:
     """Does its name say that a text is a secret?"""
-    return _SECRET_NAME.search(name) is not None
+    # Names of others come in every form: accessToken, X-Api-Key, API_KEY.
+    return _SECRET_NAME.search(_WORD_ENDS.sub("_", name).lower()) is not None
 
 
 def inherit(field: FieldInfo, base: FieldInfo) -> None:
@@ -290,7 +293,11 @@ def _masked(name: str, value: Any) -> Any:
 
 def _is_named(value: Any) -> bool:
     is_record = is_dataclass(value) and not isinstance(value, type)
-    return is_record or isinstance(value, BaseModel | Mapping)
+    return is_record or isinstance(value, BaseModel | Mapping) or _is_named_tuple(value)
+
+
+def _is_named_tuple(value: Any) -> bool:
+    return isinstance(value, tuple) and hasattr(value, "_fields")
 
 
 def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -300,6 +307,8 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from value
         case Mapping():
             yield from ((str(key), part) for key, part in value.items())
+        case tuple() if _is_named_tuple(value):
+            yield from zip(value._fields, value, strict=True)  # type: ignore[attr-defined]
         case list() | tuple() | set() | frozenset():
             yield from ((name, part) for part in value)
         case _ if _is_named(value):

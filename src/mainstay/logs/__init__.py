@@ -73,7 +73,7 @@ class Logs:
         settings: Whose service, instance and environment is on every line. Their secrets are
             hidden from the start.
         stream: Where to write, instead of standard output.
-        dropped: Called for each line that is dropped because nobody reads standard output.
+        dropped: Called with how many lines are dropped because nobody reads standard output.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Logs:
         settings: Settings,
         *,
         stream: BinaryIO | None = None,
-        dropped: Callable[[], object] = lambda: None,
+        dropped: Callable[[int], object] = lambda _lines: None,
     ) -> None:
         self._settings = settings
         self._service = settings.service_name

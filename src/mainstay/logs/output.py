@@ -34,7 +34,7 @@ class Output:
 
     Args:
         stream: Where to write, instead of standard output.
-        dropped: Called for each line that is dropped.
+        dropped: Called with how many lines are dropped, whenever some are.
         told: Called with how many were, when the pipe takes lines again.
     """
 
@@ -42,7 +42,7 @@ class Output:
         self,
         stream: BinaryIO | None,
         *,
-        dropped: Callable[[], object] = lambda: None,
+        dropped: Callable[[int], object] = lambda _lines: None,
         told: Callable[[int], object] = lambda _lines: None,
     ) -> None:
         self._stream = stream
@@ -52,6 +52,7 @@ class Output:
         self._stdout: TextIO | None = None
         self._fd = -1
         self._may_wait = False
+        self._own_ends: dict[tuple[int, int], int] = {}
         self.forget()
         _made.add(self)
 
@@ -64,20 +65,19 @@ class Output:
         self._writer: threading.Thread | None = None
 
     def write(self, line: bytes) -> None:
-        """Write *line*; one that nobody can take any more is dropped."""
+        """Write *line*, or several; what nobody can take any more is dropped."""
         try:
             if sys.stdout is not self._stdout and not self._is_given:
                 self._find()
-            if self._fd >= 0:
-                if self._writer is None:
-                    written = _write(self._fd, line, may_wait=self._may_wait)
-                    if written == len(line):
-                        return
-                    line = line[written:]
-                self._keep(line)
-            elif self._stream is not None:
-                self._stream.write(line)
-                self._stream.flush()
+            if self._fd < 0:
+                if self._stream is not None:
+                    self._stream.write(line)
+                    self._stream.flush()
+            elif self._may_wait or len(line) > select.PIPE_BUF:
+                with self._lock:  # it may go out in pieces
+                    self._write_or_keep(line)
+            else:
+                self._write_or_keep(line)
         except (OSError, ValueError):  # a closed pipe, a full disk, a closed stream
             return
 
@@ -95,7 +95,7 @@ class Output:
     def close(self) -> None:
         """Wait a moment for who reads; lines may still be written."""
         writer = self._writer
-        if writer is not None:
+        if writer is not None and writer.is_alive() and writer is not threading.current_thread():
             writer.join(_END_SECONDS)
 
     def _find(self) -> None:
@@ -107,44 +107,70 @@ class Output:
             return
         with suppress(OSError, ValueError):
             self._fd = stream.fileno()
-            mode = os.fstat(self._fd).st_mode
-            if stat.S_ISFIFO(mode) and (own := _own(self._fd)) >= 0:
+            found = os.fstat(self._fd)
+            is_pipe = stat.S_ISFIFO(found.st_mode)
+            if is_pipe and (own := self._own_end(found)) >= 0:
                 self._fd = own
             else:
-                self._may_wait = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+                self._may_wait = is_pipe or stat.S_ISSOCK(found.st_mode)
 
-    def _keep(self, line: bytes) -> None:
+    def _own_end(self, found: os.stat_result) -> int:
+        """Return a descriptor of our own for a pipe; one for each, as it stays open."""
+        pipe = (found.st_dev, found.st_ino)
+        if pipe not in self._own_ends and (own := _own(self._fd)) >= 0:
+            self._own_ends[pipe] = own
+        return self._own_ends.get(pipe, -1)
+
+    def _write_or_keep(self, line: bytes) -> None:
+        written = 0
+        if self._writer is None:
+            written = _write(self._fd, line, may_wait=self._may_wait)
+            if written == len(line):
+                return
+        self._keep(line[written:], is_rest=written > 0)
+
+    def _keep(self, line: bytes, *, is_rest: bool) -> None:
+        """Have *line* written later; the rest of one whose beginning is out, in any case."""
+        lost = 0
         with self._lock:
-            is_kept = self._waiting_bytes + len(line) <= _MOST_BYTES
-            if is_kept:
+            if is_rest or self._waiting_bytes + len(line) <= _MOST_BYTES:
                 self._waiting.append(line)
                 self._waiting_bytes += len(line)
+                lost = 0 if self._writer is not None or self._begin() else 1
             else:
-                self._lost += 1
-            if self._writer is None:
-                self._writer = threading.Thread(
-                    target=self._write_on,
-                    args=(self._fd, self._may_wait),
-                    name="mainstay-log-output",
-                    daemon=True,
-                )
-                self._writer.start()
-        if not is_kept:
-            self._dropped()
+                lost = line.count(b"\n") or 1
+                self._lost += lost
+        if lost:
+            self._dropped(lost)
+
+    def _begin(self) -> bool:
+        writer = threading.Thread(
+            target=self._write_on,
+            args=(self._fd, self._may_wait),
+            name="mainstay-log-output",
+            daemon=True,
+        )
+        try:
+            writer.start()
+        except RuntimeError:  # this process may have no more threads, or ends
+            self._waiting.clear()
+            self._waiting_bytes = 0
+            return False
+        self._writer = writer
+        return True
 
     def _write_on(self, fd: int, may_wait: bool) -> None:
         """Write what waits, as whoever reads makes room for it."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        lost = 0
-        while self._writer is not None:
+        while True:
             poll.poll(_POLL_MS)
-            line = self._waiting[0]
-            try:
-                written = _write(fd, line, may_wait=may_wait)
-            except (OSError, ValueError):  # nobody will ever read it
-                written = len(line)
             with self._lock:
+                line = self._waiting[0]
+                try:
+                    written = _write(fd, line, may_wait=may_wait)
+                except (OSError, ValueError):  # nobody will ever read it
+                    written = len(line)
                 self._waiting_bytes -= written
                 if written < len(line):
                     self._waiting[0] = line[written:]
@@ -152,6 +178,7 @@ class Output:
                 self._waiting.popleft()
                 if not self._waiting:
                     lost, self._lost, self._writer = self._lost, 0, None
+                    break
         if lost:
             self._told(lost)
 

@@ -131,10 +131,10 @@ class Metrics:
         if self._is_on:
             self._made.dead_lettered.labels(queue).inc()
 
-    def log_line_dropped(self) -> None:
-        """Count a line of the log that nobody read in time."""
+    def log_lines_dropped(self, lines: int) -> None:
+        """Count lines of the log that nobody read in time."""
         if self._is_on:
-            self._made.log_lines_dropped.inc()
+            self._made.log_lines_dropped.inc(lines)
 
     def redelivered(self) -> None:
         """Count a message that came again."""

@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 from flask import Flask, current_app, request
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from mainstay import context as contexts
 from mainstay.context import Principal
@@ -91,9 +92,23 @@ def taking_logins(app: Flask) -> Callable[[Environ], bool]:
         if not has_logins(app):
             return False
         # What an author has put around `wsgi_app` may answer without asking who it is.
-        return "wsgi_app" not in vars(app) or route_of(app, environ) is not None
+        if "wsgi_app" not in vars(app):
+            return True
+        return route_of(app, environ) is not None and not _is_mounted_path(app.wsgi_app, environ)
 
     return takes_login
+
+
+def _is_mounted_path(outermost: Any, environ: Environ) -> bool:
+    """Is the path below one where an application is mounted in this one?"""
+    path, around = environ.get("PATH_INFO", ""), outermost
+    while around is not None:
+        if isinstance(around, DispatcherMiddleware) and any(
+            path == mount or path.startswith(f"{mount}/") for mount in around.mounts
+        ):
+            return True
+        around = getattr(around, "app", None)
+    return False
 
 
 def begin() -> None:

@@ -44,7 +44,11 @@ _REFUSES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_r
 
 
 class SchemaBehind(Unavailable):
-    """The database lacks migrations that this code needs."""
+    """The database lacks migrations that this code needs; which ones is for the log alone."""
+
+    @property
+    def detail(self) -> str:
+        return "the schema is behind this code: run `mainstay db upgrade`"
 
 
 class Database(Resource, Generic[S_co, A_co]):

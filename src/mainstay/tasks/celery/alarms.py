@@ -15,6 +15,7 @@ from typing import Any
 
 import amqp
 
+from mainstay.config import urls
 from mainstay.errors import Overloaded
 from mainstay.resources.amqp import connect
 from mainstay.resources.amqp.alarms import WORDS, has_alarm
@@ -95,11 +96,19 @@ class Alarm:
         ):
             return True
         try:
-            with connect(self._url(), heartbeat_seconds=0) as connection:
-                self._is_raised = has_alarm(connection, timeout_seconds=_ASK_SECONDS)
-        except (OSError, amqp.AMQPError):
-            self._is_raised = False  # who sends hears what it is
+            self._is_raised = self._ask()
         finally:
             self._asked_at = time.monotonic()
             self._lock.release()
         return self._is_raised
+
+    def _ask(self) -> bool:
+        for url in urls.several(self._url()):
+            try:
+                with connect(url, heartbeat_seconds=0) as connection:
+                    return has_alarm(connection, timeout_seconds=_ASK_SECONDS)
+            except TimeoutError:  # one that is low on memory may be slow to say so
+                return True
+            except (OSError, ValueError, amqp.AMQPError):
+                continue  # who sends hears what it is
+        return False

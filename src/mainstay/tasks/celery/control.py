@@ -7,12 +7,15 @@ opening another, in the middle of the loop that reads it; so what is no command 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery.app import control
 from kombu import pidbox
 
 from mainstay.tasks.celery.profiles import CONFIRM_TIMEOUT_SECONDS
+from mainstay.tasks.celery.sending import abandon
 
 __all__ = ["Control"]
 
@@ -31,10 +34,29 @@ class _Node(pidbox.Node):
 class _Mailbox(pidbox.Mailbox):
     node_cls = _Node
 
-    def _publish_reply(self, *args: Any, **options: Any) -> None:
-        # Once, and not for longer than a sender: the loop of a worker waits for it.
-        options |= {"confirm_timeout": CONFIRM_TIMEOUT_SECONDS, "retry_policy": {"max_retries": 0}}
-        super()._publish_reply(*args, **options)
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Any]:
+        with super().producer_or_acquire(producer, channel) as found:
+            yield _Producer(found)
+
+
+class _Producer:
+    """Publishes commands, and their answers, for which the loop of a worker waits.
+
+    Not for ever, as Celery does while RabbitMQ takes nothing. Twice, because the broker has closed
+    a connection that was idle since the last one.
+    """
+
+    def __init__(self, producer: Any) -> None:
+        self._producer = producer
+
+    def publish(self, body: Any, **options: Any) -> None:
+        bounds = {"confirm_timeout": CONFIRM_TIMEOUT_SECONDS, "retry_policy": {"max_retries": 1}}
+        try:
+            self._producer.publish(body, **options, **bounds)
+        except Exception:
+            abandon(self._producer)
+            raise
 
 
 class Control(control.Control):

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MARKER",
+    "abandon",
     "check_body",
     "check_options",
     "check_settings",
@@ -219,11 +220,14 @@ def publish(app: App, name: str, send: Callable[[Any], T]) -> T:
             return sent
 
 
-def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
+def publish_with(
+    producer: Any, name: str, send: Callable[[Any], T], *, is_pooled: bool = False
+) -> T:
     """Call *send* with the caller's *producer*, as Celery does for each member of a group.
 
     Args:
-        producer: One of a pool, or ``None`` where the connection is given in another way.
+        producer: The caller's, or ``None`` where the connection is given in another way.
+        is_pooled: It was taken from the pool for this task alone.
 
     Raises:
         NotConnected, NoRoute, Overloaded, Unconfirmed, Disconnected: As :func:`publish`.
@@ -232,13 +236,13 @@ def publish_with(producer: Any, name: str, send: Callable[[Any], T]) -> T:
         if producer is None:
             return send(None)
         try:
-            _connect(producer, name)
+            _connect(producer, name, is_pooled=is_pooled)
             with sending():
                 sent = send(producer)
             _note_use(producer)
             return sent
         except BaseException:
-            _abandon(producer)
+            abandon(producer)
             raise
     except MainstayError:
         raise
@@ -285,7 +289,7 @@ def translated(error: BaseException, name: str) -> MainstayError | None:
 def _publish_once(app: App, name: str, send: Callable[[Any], T]) -> T:
     try:
         with app.producer_pool.acquire(block=True, timeout=SEND_TIMEOUT_SECONDS) as producer:
-            return publish_with(producer, name, send)
+            return publish_with(producer, name, send, is_pooled=True)
     except LimitExceeded as error:
         raise Overloaded(
             f"{name} was not sent: every connection of this process is busy"
@@ -296,12 +300,13 @@ def _is_nacked(error: BaseException) -> bool:
     return any(isinstance(one, MessageNacked) for one in causes(error))
 
 
-def _connect(producer: Any, name: str) -> None:
+def _connect(producer: Any, name: str, *, is_pooled: bool) -> None:
     try:
         connection = producer.connection
         used_at = getattr(connection, _USED_AT, None)
-        if used_at is not None and time.monotonic() - used_at > _IDLE_SECONDS:
-            _abandon(producer)
+        is_idle = used_at is not None and time.monotonic() - used_at > _IDLE_SECONDS
+        if is_pooled and is_idle:  # others may use the connection of a sender's own
+            abandon(producer)
             producer.revive(connection)
         producer.channel  # noqa: B018 - a pooled producer connects when its channel is asked for
         watch(connection)
@@ -317,9 +322,12 @@ def _note_use(producer: Any) -> None:
         setattr(producer.connection, _USED_AT, time.monotonic())
 
 
-def _abandon(producer: Any) -> None:
-    # The pool would take leave of the broker, and wait for ever for one that hangs to answer. Nor
-    # may the connection be used again: a confirm that comes late would count for the next task.
+def abandon(producer: Any) -> None:
+    """Close the connection of *producer* without a word, before its pool does.
+
+    The pool would take leave of the broker, and wait for ever for one that hangs to answer. Nor
+    may the connection be used again: a confirm that comes late would count for the next task.
+    """
     with suppress(Exception):
         producer.connection.collect(_GOODBYE_SECONDS)
 

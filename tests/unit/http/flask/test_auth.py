@@ -320,9 +320,11 @@ def test_what_is_put_beside_the_application_asks_for_a_token_all_the_same() -> N
         return [b"secret"]
 
     app = with_flask_login(settings={"jwt_secret_key": SECRET})
-    app.add_url_rule("/<path:path>", "any", lambda path: "any")
+    app.add_url_rule("/<path:path>", "any", lambda path: "any", methods=["GET", "POST"])
     app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/other": other})  # type: ignore[method-assign]  # as Flask's documentation has it
     client = client_of(app)
+    assert client.post("/other/rows", base_url=TLS, headers=HERE).status_code == 401
+    assert done == []
     sign_in(client)
     assert client.get("/dashboard", base_url=TLS).status_code == 200
     assert client.post("/other/rows", base_url=TLS, headers=HERE).status_code == 401

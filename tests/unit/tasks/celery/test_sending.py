@@ -115,17 +115,18 @@ def test_a_connection_that_was_idle_for_long_is_replaced_before_a_task_is_sent(a
 
 
 @pytest.mark.usefixtures("idle")
-def test_a_producer_that_a_sender_keeps_goes_on_with_another_connection(app: App) -> None:
-    with app.producer_pool.acquire() as producer:
-        used = set()
+def test_the_connection_of_a_senders_own_producer_is_left_to_its_other_users(app: App) -> None:
+    used = set()
 
-        def send(given: Any) -> None:
-            used.add(given.connection.connection)
-            given.publish({}, routing_key="bill", declare=[app.amqp.queues["bill"]])
+    def send(given: Any) -> None:
+        used.add(given.connection.connection)
+        given.publish({}, routing_key="bill", declare=[app.amqp.queues["bill"]])
 
+    with app.connection_for_write() as connection:
+        producer = app.amqp.Producer(connection)
         for _ in range(3):
             sending.publish_with(producer, "bill", send)
-    assert len(used) == 3
+    assert len(used) == 1
 
 
 def test_a_broken_connection_is_replaced() -> None:

@@ -39,6 +39,7 @@ class FaultProxy:
         self._flows = asyncio.Event()
         self._flows.set()
         self._refuses = False
+        self._resets = 0
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -64,6 +65,7 @@ class FaultProxy:
 
     def reset(self) -> None:
         """Cut every open connection with a TCP reset."""
+        self._resets += 1
         for writer in self._writers:
             _reset(writer)
 
@@ -103,10 +105,12 @@ class FaultProxy:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker: this runs in one
         self._connections.add(task)
-        writers = [writer]
+        writers, resets = [writer], self._resets
         try:
             there, back = await asyncio.open_connection(self.host, self.server_port)
             writers.append(back)
+            if self._resets != resets:
+                return  # it was being opened when all were cut
             self._writers.update(writers)
             async with asyncio.TaskGroup() as both_ways:
                 both_ways.create_task(self._pass_on(reader, back))

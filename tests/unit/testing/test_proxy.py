@@ -94,3 +94,24 @@ async def test_a_server_that_is_away_looks_like_a_lost_connection() -> None:
         with pytest.raises((ConnectionResetError, asyncio.IncompleteReadError)):
             await reader.readexactly(1)
         writer.close()
+
+
+async def test_a_reset_ends_a_connection_that_is_just_being_made(
+    proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opening, may_open = asyncio.Event(), asyncio.Event()
+    opened = asyncio.open_connection
+
+    async def slowly(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        opening.set()
+        await may_open.wait()
+        return await opened(host, port)
+
+    monkeypatch.setattr(asyncio, "open_connection", slowly)
+    reader, writer = await opened("127.0.0.1", proxy.port)
+    await opening.wait()
+    proxy.reset()
+    may_open.set()
+    with pytest.raises(ConnectionResetError):
+        await reader.read()
+    writer.close()

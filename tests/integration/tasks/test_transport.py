@@ -19,7 +19,7 @@ from mainstay.resources.redis import RedisDeadLetters
 from mainstay.resources.redis.client import connect
 from mainstay.tasks.celery import transport
 from mainstay.tasks.celery.letters import note, on_stored
-from mainstay.tasks.celery.transport import FLIGHT_PREFIX, Channel, Transport, requeue
+from mainstay.tasks.celery.transport import FLIGHT_PREFIX, FLIGHTS, Channel, Transport, requeue
 from mainstay.testing import Redis, eventually
 
 ITEM = b'{"body": "W10=", "headers": {"task": "add", "id": "1"}, "properties": {}}'
@@ -52,6 +52,25 @@ def letters(client: redis.Redis) -> list[DeadLetter]:
 
 def broken(*_args: object, **_options: object) -> Any:
     raise UnicodeEncodeError("utf-8", "x", 0, 1, "as broken as can be")
+
+
+def test_a_connection_that_breaks_while_it_looks_around_ends_no_worker(
+    client: redis.Redis, channel: Channel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flight = f"{FLIGHT_PREFIX}gone:q"
+    client.zadd(FLIGHTS, {flight: 1})
+    client.lpush(flight, ITEM)
+    look = redis.client.Pipeline.lrange
+
+    def break_and_look(pipe: Any, *args: Any) -> Any:
+        monkeypatch.undo()
+        client.client_kill_filter(_type="normal", skipme=True)
+        return look(pipe, *args)
+
+    monkeypatch.setattr(redis.client.Pipeline, "lrange", break_and_look)
+    channel.reclaim()
+    channel.reclaim()
+    assert client.llen("q") == 1
 
 
 def in_flight(client: redis.Redis) -> int:

@@ -413,7 +413,9 @@ class Channel(kombu_redis.Channel):
 
     def _reclaim(self, client: Any, flight: str, *, forget: bool) -> None:
         key = flight.removeprefix(FLIGHT_PREFIX).partition(":")[2]
-        with client.pipeline(transaction=True) as pipe:
+        # Another worker may do the same, and the consumer may live after all. redis-py says so of a
+        # connection that breaks meanwhile, too: the next command on it finds that.
+        with suppress(redis.WatchError), client.pipeline(transaction=True) as pipe:
             pipe.watch(flight)
             items = pipe.lrange(flight, 0, -1)
             if not items and not forget:
@@ -424,9 +426,7 @@ class Channel(kombu_redis.Channel):
             pipe.delete(flight)
             if forget:
                 pipe.zrem(FLIGHTS, flight)
-            # Another worker may do the same, and the consumer may live after all.
-            with suppress(redis.WatchError):
-                pipe.execute()
+            pipe.execute()
 
     def close(self) -> None:
         flights, self._flights = self._flights, {}

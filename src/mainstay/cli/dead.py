@@ -87,7 +87,7 @@ def show(
     as_json: AsJson = False,
 ) -> None:
     """Show one dead letter whole: its reason, its headers and its body."""
-    letter = _one(id, service, queue).letter
+    letter, redaction = _one(id, service, queue).letter, Redaction()
     shown = {
         "id": letter.id,
         "kind": letter.kind,
@@ -96,8 +96,8 @@ def show(
         "reason": letter.reason,
         "detail": letter.detail,
         "died_at": _time(letter.died_at),
-        "headers": Redaction().value("", dict(letter.headers)),
-        "body": _shown(letter.body),
+        "headers": redaction.value("", dict(letter.headers)),
+        "body": _shown(letter.body, redaction),
     }
     if as_json:
         typer.echo(json.dumps(shown, indent=2, ensure_ascii=False))
@@ -111,9 +111,8 @@ def show(
             typer.echo(f"{name}: {value}")
 
 
-def _shown(body: bytes) -> str:
+def _shown(body: bytes, redaction: Redaction) -> str:
     """Return *body* without the secrets in it: what is retried has them all the same."""
-    redaction = Redaction()
     text = body.decode(errors="replace")
     try:
         document = json.loads(text)

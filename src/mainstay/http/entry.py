@@ -82,6 +82,7 @@ class HttpEntry(exchange.Exchange, Timed):
     _is_body_awaited = False
     _is_body_complete = False
     _is_keyed = False
+    _check: Callable[[bytes], None] | None = None
 
     def __init__(self, edge: Edge, scope: Scope, receive: Receive, send: Send) -> None:
         self.edge = edge
@@ -244,20 +245,16 @@ class HttpEntry(exchange.Exchange, Timed):
         if announced is not None and (not announced.isdecimal() or int(announced) > limit):
             raise self._stop(bodies.too_large(limit))
         self._is_keyed = idempotency.HEADER in self.seen
+        content_type = self.seen.get("content-type")
+        self._check = None if content_type is None else bodies.check_of(content_type)
         if self._is_keyed or self._check is not None:
             self._body = []
-
-    @property
-    def _check(self) -> Callable[[bytes], None] | None:
-        content_type = self.seen.get("content-type")
-        return None if content_type is None else bodies.check_of(content_type)
 
     def _check_body(self) -> None:
         body, self._body = self._body or [], None
         whole = body[0] if len(body) == 1 else b"".join(body)
-        check = self._check
-        if whole and check is not None:
-            check(whole)
+        if whole and self._check is not None:
+            self._check(whole)
         if self._is_keyed:
             self.body = whole
 

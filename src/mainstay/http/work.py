@@ -227,21 +227,19 @@ def store_of(entry: Exchange) -> idempotency.Store[Any]:
 
 
 def stored(
+    work: BaseWork,
+    entry: Exchange,
     status: int,
     headers: Iterable[tuple[str, str]],
     body: bytes | None,
-    *,
-    fits: bool,
-    keeps: bool,
-    has_raised: bool,
 ) -> Answer:
-    """Return what is stored of an answer."""
+    """Return what is stored of the answer to a request that *work* was done for."""
     kept = ((name.lower(), value) for name, value in headers)
     return Answer(
         status,
         tuple(pair for pair in kept if pair[0] not in _NOT_STORED),
         body or b"",
-        fits=fits,
-        keeps=keeps,
-        has_raised=has_raised,
+        fits=not entry.is_misfit,
+        keeps=work.is_kept(entry.method, status),
+        has_raised=work.has_raised,
     )

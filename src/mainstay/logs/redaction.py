@@ -13,11 +13,9 @@ from datetime import date, time
 from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, urlsplit
 
-from mainstay.config.fields import is_named_secret, secrets_of
+from mainstay.config.fields import MASK, is_named_secret, secrets_of
 
 __all__ = ["MASK", "Redaction", "is_secret_name"]
-
-MASK = "***"
 
 # Shorter values are no secrets, and hiding them would tear holes into other words.
 _SHORTEST_HIDDEN = 4

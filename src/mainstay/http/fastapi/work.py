@@ -314,15 +314,7 @@ class _KeyedUnit(_Unit):
         if steps is None:
             return
         pairs = ((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
-        keeps = self.work.is_kept(self.entry.method, status)
-        answer = stored(
-            status,
-            pairs,
-            body,
-            fits=not self.entry.is_misfit,
-            keeps=keeps,
-            has_raised=self.work.has_raised,
-        )
+        answer = stored(self.work, self.entry, status, pairs, body)
         await self.work._to_its_end(adrive(steps, lambda steps: steps.send(answer)))
         await self.work._settle(keeps=False)  # what is kept is committed by now
 

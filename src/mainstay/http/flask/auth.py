@@ -28,6 +28,7 @@ __all__ = [
     "has_logins",
     "install",
     "known",
+    "login_manager",
     "require_role",
     "taking_logins",
 ]
@@ -82,7 +83,7 @@ def require_role(*roles: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 def has_logins(app: Flask) -> bool:
     """Does anything say who has signed in?"""
-    return app.extensions.get(_PRINCIPAL) is not None or _login_manager(app) is not None
+    return app.extensions.get(_PRINCIPAL) is not None or login_manager(app) is not None
 
 
 def taking_logins(app: Flask) -> Callable[[Environ], bool]:
@@ -132,7 +133,7 @@ def check() -> Any:
     entry: WsgiEntry | None = request.environ.get(ENTRY)
     if entry is None or not entry.needs_token or known() is not None or _is_static_file():
         return None
-    manager = _login_manager(current_app)
+    manager = login_manager(current_app)
     if manager is not None:
         pages = {manager.login_view, *manager.blueprint_login_views.values()} - {None}
         if _is_one_of(pages):
@@ -158,13 +159,14 @@ def _signed_in() -> Principal | None:
     ask: Callable[[], Principal | None] | None = current_app.extensions.get(_PRINCIPAL)
     if ask is not None:
         return ask()
-    if _login_manager(current_app) is None:
+    if login_manager(current_app) is None:
         return None
     current_user: Any = sys.modules["flask_login"].current_user  # no dependency of ours
     return Principal(str(current_user.get_id())) if current_user.is_authenticated else None
 
 
-def _login_manager(app: Flask) -> Any:
+def login_manager(app: Flask) -> Any:
+    """Return Flask-Login's manager, where *app* has one."""
     return getattr(app, "login_manager", None)
 
 

@@ -24,6 +24,7 @@ from flask import Flask, current_app, request, session
 from mainstay import context as contexts
 from mainstay.config import Settings
 from mainstay.errors import NotAllowed
+from mainstay.http.flask.auth import login_manager
 from mainstay.http.flask.marks import is_csrf_exempt
 
 __all__ = ["check", "csrf_token", "install"]
@@ -97,7 +98,7 @@ def _is_signed_in_by_cookie() -> bool:
     config, cookies = current_app.config, request.cookies
     if config["SESSION_COOKIE_NAME"] in cookies and session:
         return True
-    has_flask_login = hasattr(current_app, "login_manager")
+    has_flask_login = login_manager(current_app) is not None
     return has_flask_login and config.get("REMEMBER_COOKIE_NAME", "remember_token") in cookies
 
 

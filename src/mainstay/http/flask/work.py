@@ -288,15 +288,7 @@ class _KeyedUnit(_Unit):
         steps, self._steps = self._steps, None
         if steps is None:
             return
-        keeps = self.work.is_kept(self.entry.method, status)
-        answer = stored(
-            status,
-            headers,
-            body,
-            fits=not self.entry.is_misfit,
-            keeps=keeps,
-            has_raised=self.work.has_raised,
-        )
+        answer = stored(self.work, self.entry, status, headers, body)
         drive(steps, lambda steps: steps.send(answer))
         self.work._settle(keeps=False)  # what is kept is committed by now
 

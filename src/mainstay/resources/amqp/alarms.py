@@ -10,9 +10,9 @@ from __future__ import annotations
 import amqp
 from amqp import spec
 
-__all__ = ["WORDS", "has_alarm"]
+__all__ = ["ALARM_MESSAGE", "has_alarm"]
 
-WORDS = "RabbitMQ has raised an alarm, of its memory or its disk, and takes no messages"
+ALARM_MESSAGE = "RabbitMQ has raised an alarm, of its memory or its disk, and takes no messages"
 
 _NO_QUEUE = "mainstay.no-such-queue"
 

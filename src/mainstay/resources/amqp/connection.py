@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import amqp
 
 from mainstay.errors import Unavailable
-from mainstay.resources.amqp.alarms import WORDS, has_alarm
+from mainstay.resources.amqp.alarms import ALARM_MESSAGE, has_alarm
 from mainstay.resources.amqp.publisher import Publisher
 from mainstay.service import Resource
 
@@ -108,7 +108,7 @@ class RabbitMQ(Resource):
         with connect(self.url, connect_timeout_seconds=_ASK_SECONDS, heartbeat_seconds=0) as asked:
             version = asked.server_properties.get("version")
             if has_alarm(asked, timeout_seconds=_ASK_SECONDS):
-                raise Unavailable(WORDS)
+                raise Unavailable(ALARM_MESSAGE)
         return {"server_version": str(version)} if version else None
 
     def close(self) -> None:

@@ -40,6 +40,7 @@ S_co = TypeVar("S_co", bound=Session, default=Session, covariant=True)
 A_co = TypeVar("A_co", bound=AsyncSession, default=AsyncSession, covariant=True)
 
 
+_BEHIND = "the schema is behind this code: run `mainstay db upgrade`"
 _REFUSES = "SELECT pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
 
 
@@ -48,7 +49,7 @@ class SchemaBehind(Unavailable):
 
     @property
     def detail(self) -> str:
-        return "the schema is behind this code: run `mainstay db upgrade`"
+        return _BEHIND
 
 
 class Database(Resource, Generic[S_co, A_co]):
@@ -350,8 +351,7 @@ class Database(Resource, Generic[S_co, A_co]):
 
         for position in migrate.positions(connection, migrate.folder_of(self.models)):
             if not position.is_at_head:
-                behind = "the schema is behind this code: run `mainstay db upgrade`"
-                return position.conflict or behind
+                return position.conflict or _BEHIND
         missing = ", ".join(self._missing(connection))
         if not missing:
             return ""

@@ -12,7 +12,7 @@ import amqp
 from amqp import spec
 
 from mainstay.errors import NoRoute, Overloaded, Unconfirmed
-from mainstay.resources.amqp.alarms import WORDS
+from mainstay.resources.amqp.alarms import ALARM_MESSAGE
 from mainstay.rpc.amqp.framing import Frames
 from mainstay.rpc.amqp.layout import JSON, REPLIES
 from mainstay.rpc.amqp.messages import Message, publish, short, table
@@ -109,7 +109,7 @@ class AmqpLine(Line):
         if call.remaining_seconds <= 0:
             return  # its caller is being told
         if self._is_blocked:
-            self._refused(call.wire_id, Overloaded(f"{WORDS}: nothing was sent"))
+            self._refused(call.wire_id, Overloaded(f"{ALARM_MESSAGE}: nothing was sent"))
             return
         request = self._encoded(call, self._request)
         if request is None:
@@ -209,7 +209,9 @@ class AmqpLine(Line):
             with self._sending:
                 unread = list(self._unconfirmed.values())
             for call in unread:
-                self._refused(call.wire_id, Unconfirmed(f"{WORDS}: the call may be sent or not"))
+                self._refused(
+                    call.wire_id, Unconfirmed(f"{ALARM_MESSAGE}: the call may be sent or not")
+                )
 
     def _shut(self) -> None:
         with self._sending:

@@ -18,7 +18,7 @@ import amqp
 from mainstay.config import urls
 from mainstay.errors import Overloaded
 from mainstay.resources.amqp import connect
-from mainstay.resources.amqp.alarms import WORDS, has_alarm
+from mainstay.resources.amqp.alarms import ALARM_MESSAGE, has_alarm
 
 __all__ = ["Alarm", "Blocked", "sending", "watch"]
 
@@ -87,7 +87,7 @@ class Alarm:
         """
         if self._is_raised and self._is_still_raised():
             raise Overloaded(
-                f"{name} was not sent: {WORDS}", retry_after_seconds=_RETRY_AFTER_SECONDS
+                f"{name} was not sent: {ALARM_MESSAGE}", retry_after_seconds=_RETRY_AFTER_SECONDS
             )
 
     def _is_still_raised(self) -> bool:

@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session, scoped_session
 
     from mainstay.config import Settings
+    from mainstay.logs.redaction import Redaction
     from mainstay.resources.sqlalchemy import Database
     from mainstay.resources.sqlalchemy.outbox import Outbox
     from mainstay.tasks.celery.base import Task
@@ -304,6 +305,11 @@ class App(celery.Celery):
         return store
 
     # --- asked by tasks --------------------------------------------------------------------
+
+    @property
+    def redaction(self) -> Redaction:
+        """Masks the secrets in what is stored or shown of an error."""
+        return self.service.logs.redaction
 
     @cached_property
     def task_queues(self) -> Sequence[TaskQueue]:

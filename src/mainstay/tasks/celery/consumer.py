@@ -28,7 +28,7 @@ from mainstay.errors import Bury
 from mainstay.tasks.celery import compression
 from mainstay.tasks.celery.guard import DEPTH_LIMIT, Limits, Surprise, surprise, undecodable
 from mainstay.tasks.celery.letters import DELIVERIES, note, on_stored, text_of_header, was_stored
-from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.profiles import transport_of, without_confirms
 from mainstay.tasks.celery.sending import MARKER
 from mainstay.texts import tls_reason
 
@@ -288,8 +288,7 @@ class GuardedConsumer(Consumer):
     def connection_for_write(self, url: str | None = None, heartbeat: float | None = None) -> Any:
         # For events, which nobody waits for: a confirm that an alarm of RabbitMQ holds back would
         # hold up the loop.
-        is_amqp = transport_of(self.app.conf.broker_url) == "amqp"
-        options = {"confirm_publish": False} if is_amqp else None
+        options = without_confirms(transport_of(self.app.conf.broker_url))
         return self.ensure_connected(
             self.app.connection_for_write(url, heartbeat=heartbeat, transport_options=options)
         )

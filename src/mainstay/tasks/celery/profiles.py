@@ -35,6 +35,7 @@ __all__ = [
     "transport_of",
     "unreadable",
     "unusable_pool",
+    "without_confirms",
 ]
 
 Profile = Literal["redeliver", "dead-letter"]
@@ -74,6 +75,13 @@ def transport_of(url: str) -> str:
     """Return ``amqp``, ``redis`` or ``memory`` for a broker's URL."""
     scheme = url.partition("://")[0]
     return {"amqps": "amqp", "rediss": "redis", "pyamqp": "amqp"}.get(scheme, scheme)
+
+
+def without_confirms(transport: str) -> dict[str, Any] | None:
+    """Return the transport options of a connection on which nobody waits for the broker's confirms;
+    ``None`` where there are none.
+    """
+    return {"confirm_publish": False} if transport == "amqp" else None
 
 
 def soft_limit(hard: float) -> float:

@@ -29,7 +29,7 @@ from mainstay.errors import (
 )
 from mainstay.outgoing import Kind, OutboxMessage
 from mainstay.tasks.celery import sending
-from mainstay.tasks.celery.profiles import transport_of
+from mainstay.tasks.celery.profiles import transport_of, without_confirms
 from mainstay.tasks.celery.sending import SENT_AT
 from mainstay.tasks.celery.transport import Channel, Transport
 from mainstay.tasks.status import State, TaskStatus
@@ -93,7 +93,7 @@ class TaskPublisher:
                 queue=message.destination,
                 state=State.FAILURE,
                 epoch=ANY_EPOCH,
-                error=error_of(error, self._app.service.logs.redaction),
+                error=error_of(error, self._app.redaction),
             )
             store.record(died, session=session)
 
@@ -109,7 +109,7 @@ class TaskPublisher:
         connection = app.connection_for_write(
             heartbeat=0,
             transport=PipedTransport if kind == "redis" else None,
-            transport_options={"confirm_publish": False} if kind == "amqp" else None,
+            transport_options=without_confirms(kind),
         )
         wires: dict[str, type[_Wire]] = {"amqp": _Confirmed, "redis": _Piped}
         try:

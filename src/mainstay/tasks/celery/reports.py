@@ -29,7 +29,6 @@ from mainstay.tasks.telling import error_of, plain, result_of
 from mainstay.taskstates import ANY_EPOCH
 
 if TYPE_CHECKING:
-    from mainstay.logs.redaction import Redaction
     from mainstay.outgoing import OutboxMessage
     from mainstay.tasks.celery.app import App
     from mainstay.tasks.celery.base import Task
@@ -55,10 +54,6 @@ class Reports:
         self._is_store_known = False
         self._later: deque[TaskStatus] = deque(maxlen=_MOST_KEPT)
         self._pause_until = 0.0
-
-    @property
-    def _redaction(self) -> Redaction:
-        return self._app.service.logs.redaction
 
     @property
     def store(self) -> StatusStore | None:
@@ -109,7 +104,9 @@ class Reports:
 
     def not_sent(self, id: str, error: BaseException) -> None:
         """The broker did not take it, for certain."""
-        self._tell(TaskStatus(id=id, state=State.FAILURE, error=error_of(error, self._redaction)))
+        self._tell(
+            TaskStatus(id=id, state=State.FAILURE, error=error_of(error, self._app.redaction))
+        )
 
     def started(self, task: Task, attempt: int) -> bool:
         """A worker is about to begin the task; says whether it may: nobody has called it off."""
@@ -198,21 +195,21 @@ class Reports:
     def retrying(self, task: Task, attempt: int, error: BaseException | None) -> None:
         """The task failed in passing, or asks itself to be done again."""
         if _is_tracked(task):
-            told = None if error is None else error_of(error, self._redaction)
+            told = None if error is None else error_of(error, self._app.redaction)
             self._tell(_turn(task, State.RETRYING, attempt, told))
 
     def failed(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task failed for good."""
         if _is_tracked(task):
             self._tell_end(
-                task, _turn(task, State.FAILURE, attempt, error_of(error, self._redaction))
+                task, _turn(task, State.FAILURE, attempt, error_of(error, self._app.redaction))
             )
 
     def ignored(self, task: Task, attempt: int, error: BaseException) -> None:
         """The task asked to be ignored: it is called off, by itself."""
         if _is_tracked(task):
             self._tell_end(
-                task, _turn(task, State.REVOKED, attempt, error_of(error, self._redaction))
+                task, _turn(task, State.REVOKED, attempt, error_of(error, self._app.redaction))
             )
 
     def died(self, id: str, reason: str, detail: str, *, name: str, queue: str) -> None:
@@ -227,7 +224,7 @@ class Reports:
             queue=_named(queue),
             state=State.FAILURE,
             epoch=ANY_EPOCH,
-            error={"type": plain(kind), "detail": plain(self._redaction.text(detail))},
+            error={"type": plain(kind), "detail": plain(self._app.redaction.text(detail))},
         )
         self._keep(status)
 

@@ -25,7 +25,6 @@ from mainstay.tasks.celery.workflows import AGAIN
 from mainstay.tasks.telling import detail_of, plain
 
 if TYPE_CHECKING:
-    from mainstay.logs.redaction import Redaction
     from mainstay.tasks.celery.app import App
 
 __all__ = ["Request"]
@@ -46,10 +45,6 @@ class Request(CeleryRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._app.worker.held.add(self)
-
-    @property
-    def _redaction(self) -> Redaction:
-        return self._app.service.logs.redaction
 
     @property
     def time_limits(self) -> tuple[float | None, float | None]:
@@ -123,7 +118,7 @@ class Request(CeleryRequest):
                 return self._out_of_memory(error)
             if self._is_lost(error) and self._was_done():
                 task_ready(self)
-                self._tell_of_loss("is done", detail_of(error, self._redaction))
+                self._tell_of_loss("is done", detail_of(error, self._app.redaction))
                 return self.acknowledge()
             self._note_failure(error)
             return super().on_failure(exc_info, *args, **kwargs)
@@ -145,15 +140,15 @@ class Request(CeleryRequest):
             self._end_at_limit(error.args[0] if error.args else 0)
         elif isinstance(error, _LOST):
             if self._is_lost(error):
-                self._lost(detail_of(error, self._redaction))
+                self._lost(detail_of(error, self._app.redaction))
         elif isinstance(error, Reject):
             if not error.requeue:
                 self._die(
                     f"refused:{type(error).__name__}",
-                    plain(self._redaction.text(str(error.reason))),
+                    plain(self._app.redaction.text(str(error.reason))),
                 )
         elif not isinstance(error, Retry | Ignore):
-            note(self._message, reason_of(error), detail_of(error, self._redaction))
+            note(self._message, reason_of(error), detail_of(error, self._app.redaction))
 
     def reject(self, requeue: bool = False) -> None:
         requeue = requeue and not self._must_end

@@ -147,8 +147,7 @@ class _Retrying(_Noting):
     def prepare_exception(self, exc: Any, serializer: str | None = None) -> Any:
         found = super().prepare_exception(exc, serializer)  # type: ignore[misc]
         if isinstance(found, dict):
-            redaction = self.app.service.logs.redaction
-            found["exc_message"] = redaction.value("", found["exc_message"])
+            found["exc_message"] = self.app.redaction.value("", found["exc_message"])
         return found
 
     @override
@@ -167,8 +166,7 @@ class _Retrying(_Noting):
     ) -> Any:
         store = partial(super().store_result, task_id, result, state)  # type: ignore[misc]
         if isinstance(traceback, str):  # its end says what was raised
-            redaction = self.app.service.logs.redaction
-            traceback = redaction.text(traceback[-_TRACEBACK_CHARACTERS:])
+            traceback = self.app.redaction.text(traceback[-_TRACEBACK_CHARACTERS:])
         call = partial(store, traceback=traceback, request=request, **kwargs)
         if state in _AWAITED or not self.app.worker.is_child:
             return self._store(call, f"the result of task {task_id} ({state})")

@@ -33,7 +33,7 @@ from mainstay.errors import (
     TooLarge,
     Unconfirmed,
 )
-from mainstay.resources.amqp.alarms import WORDS
+from mainstay.resources.amqp.alarms import ALARM_MESSAGE
 from mainstay.tasks.celery.alarms import Blocked, sending, watch
 from mainstay.tasks.celery.guard import depth_limit_of, depth_of
 from mainstay.tasks.celery.profiles import DELAY_LIMIT_SECONDS, HEARTBEAT_SECONDS, unreadable
@@ -258,7 +258,7 @@ def translated(error: BaseException, name: str) -> MainstayError | None:
     for each in causes(error):
         code = getattr(each, "reply_code", None)
         if isinstance(each, Blocked):
-            return Unconfirmed(f"{WORDS}: {name} may be stored or not")
+            return Unconfirmed(f"{ALARM_MESSAGE}: {name} may be stored or not")
         if isinstance(each, MessageNacked):
             return Overloaded(f"{name} was not sent: its queue takes no more messages")
         if code in (_NO_ROUTE, _NOT_FOUND):
